@@ -1,0 +1,137 @@
+"""The configuration of a run: YAML in, command-line flags on top, the resolved whole written beside the result.
+
+Unknown keys are errors. Secrets have no field here, so none can reach a file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from gendistill.errors import ConfigError
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class DataConfig(Section):
+    dataset: str = Field("builtin:bbc-news", description="hub name, path of a .jsonl/.csv/.parquet file, or builtin:bbc-news")
+    subset: str | None = Field(None, description="configuration of a hub dataset")
+    split: str = Field("train", description="split of a hub dataset to distil")
+    test: str | None = Field(None, description="file, or split of the hub dataset, to report on; carved from the data if absent")
+    text_column: str | None = None
+    label_column: str | None = None
+    label_names: list[str] | None = Field(None, description="the classes, in order; found from the data if absent")
+    label_descriptions: dict[str, str] = Field(default_factory=dict, description="what a label means, shown to the generator")
+    description: str | None = Field(None, description="what the texts are, shown to the generator")
+    dev_fraction: float = Field(0.1, gt=0, lt=0.5, description="share of the real data held out for choosing")
+    test_fraction: float = Field(0.2, gt=0, lt=0.9, description="share carved off for reporting when there is no test split")
+    max_chars: int = Field(20_000, ge=1, description="longer texts are cut, and counted")
+
+
+class StudentConfig(Section):
+    model: str = Field("builtin:minilm", description="hub encoder, folder, or builtin:minilm")
+    max_tokens: int = Field(96, ge=4)
+    batch_size: int = Field(16, ge=1)
+    steps: int = Field(40, ge=1, description="optimiser steps of the teacher and of each student measured")
+    learning_rate: float = Field(1e-4, gt=0)
+    head_learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps")
+    checkpoints: int = Field(3, ge=1, description="kept along the teacher's training, the start included")
+    trust_remote_code: bool = False
+
+
+class GeneratorConfig(Section):
+    kind: Literal["transformers"] = "transformers"
+    model: str = Field("builtin:gemma-3-270m", description="hub causal LM, folder, or builtin:gemma-3-270m")
+    mode: Literal["auto", "base", "chat"] = Field("auto", description="auto: chat if the tokenizer has a chat template")
+    candidates_per_class: int = Field(64, ge=1, description="asked for over all rounds")
+    samples_per_prompt: int = Field(4, ge=1, description="requests that share one prompt, and so its prefill")
+    exemplars: int = Field(4, ge=0, description="real texts of the class shown in a prompt")
+    temperature: float = Field(0.9, gt=0)
+    top_k: int = Field(50, ge=0)
+    top_p: float = Field(0.95, gt=0, le=1)
+    max_new_tokens: int | None = Field(None, ge=1, description="learnt from the real lengths if absent")
+    batch_size: int = Field(32, ge=1)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    template: Path | None = Field(None, description="a prompt template of your own instead of the one shipped")
+    trust_remote_code: bool = False
+
+
+class FilterConfig(Section):
+    min_length_quantile: float = Field(0.01, ge=0, le=1)
+    max_length_quantile: float = Field(0.99, ge=0, le=1)
+    near_duplicate: float = Field(0.95, gt=0, le=1, description="cosine of embeddings at which two candidates are the same")
+    real_copy_similarity: float = Field(0.95, gt=0, le=1, description="cosine to the nearest real row that counts as a copy")
+    real_copy_ngram: int = Field(12, ge=2, description="words in a row shared with one real row that count as a copy")
+    teacher_probability: float = Field(0.5, ge=0, le=1, description="least probability the teacher gives to the label")
+
+
+class ObjectiveConfig(Section):
+    weights: dict[str, float] = Field(
+        default_factory=lambda: {"meta_model": 1.0, "gradient": 1.0}, description="objective name -> weight"
+    )
+    ridge: float = Field(0.1, gt=0, description="regularisation of the meta-model's kernel ridge regression")
+    target_rows_per_class: int = Field(200, ge=1, description="real rows that the objectives look at, at most")
+
+    @field_validator("weights")
+    @classmethod
+    def _weights(cls, value: dict[str, float]) -> dict[str, float]:
+        if not value or any(weight < 0 for weight in value.values()) or not any(value.values()):
+            raise ValueError("give at least one objective a positive weight")
+        return value
+
+
+class SelectionConfig(Section):
+    method: str = Field("greedy", description="greedy (with swap refinement) or a baseline")
+    swap_passes: int = Field(3, ge=0)
+    min_distance: float = Field(0.1, ge=0, le=2, description="least cosine distance between two chosen texts of a class")
+
+
+class EvaluateConfig(Section):
+    seeds: int = Field(3, ge=0, description="fresh students per row of the final table; 0: no table")
+    max_test_rows: int = Field(500, ge=10, description="seeded, stratified sample of the test split when it is larger")
+
+
+class Config(Section):
+    """A whole run. ``Config(dataset=..., per_class=..., out=...)`` are shortcuts to the nested fields."""
+
+    out: Path = Path("runs/demo")
+    per_class: int = Field(10, ge=1, description="DPC, the budget: texts per class of the distilled set")
+    rounds: int = Field(2, ge=1)
+    seed: int = Field(0, ge=0)
+    data: DataConfig = Field(default_factory=DataConfig)
+    student: StudentConfig = Field(default_factory=StudentConfig)
+    generator: GeneratorConfig = Field(default_factory=GeneratorConfig)
+    filters: FilterConfig = Field(default_factory=FilterConfig)
+    objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
+    selection: SelectionConfig = Field(default_factory=SelectionConfig)
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+
+    def __init__(self, **values: Any) -> None:
+        if "dataset" in values:
+            values["data"] = {"dataset": values.pop("dataset"), **_plain(values.get("data", {}))}
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(_readable(error)) from None
+
+
+def _plain(section: Any) -> dict[str, Any]:
+    return section.model_dump(exclude_unset=True) if isinstance(section, BaseModel) else dict(section)
+
+
+def _readable(error: ValidationError) -> str:
+    problems = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"]) or "configuration"
+        if item["type"] == "extra_forbidden":
+            problems.append(f"{key}: no such key")
+        else:
+            problems.append(f"{key}: {item['msg']} (got {item['input']!r})")
+    return "; ".join(problems)

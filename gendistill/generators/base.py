@@ -1,0 +1,43 @@
+"""The generator seam: requests in, replies out, in any order, none lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One completion to be asked for. Equal ids mean the same question, so a resumed run never asks it twice."""
+
+    id: str
+    prompt: str | None  # for base models: the text to continue
+    messages: tuple[tuple[str, str], ...] | None  # for chat models: (role, content)
+    seed: int  # sampling seed of this request alone
+    max_new_tokens: int
+    temperature: float
+    top_k: int  # 0: no limit
+    top_p: float
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back for a request. A failure has ``error`` and no text; it is never dropped."""
+
+    request_id: str
+    text: str
+    finish_reason: str  # "stop", "length" or "error"
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    error: str | None = None
+
+
+class Generator(Protocol):
+    name: str  # what the card calls it
+    chat: bool  # True: wants messages; False: wants a prompt to continue
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Reply]:
+        """Yield one reply per request, in any order; a reply depends on its own request's prompt and seed."""
+        ...

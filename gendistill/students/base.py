@@ -1,0 +1,37 @@
+"""The student seam: what a model that learns from examples must offer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gendistill.examples import Example
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What a student says of n examples at one checkpoint; row i belongs to example i. CPU tensors."""
+
+    hidden: Tensor  # (n, d) float32: the input of the head
+    probabilities: Tensor  # (n, C) float32, rows sum to 1
+
+
+class Student(Protocol):
+    num_classes: int
+    checkpoints: int  # how many checkpoints the last fit kept; 0 before any fit
+
+    def fit(self, examples: Sequence[Example], *, seed: int) -> None:
+        """Train from the pretrained weights (never from an earlier fit)."""
+        ...
+
+    def predict(self, examples: Sequence[Example]) -> Tensor:
+        """Class probabilities at the last checkpoint, (n, C) float32."""
+        ...
+
+    def features(self, examples: Sequence[Example], *, checkpoint: int = -1) -> Features:
+        """Features at one checkpoint, 0 being the start of training; no dropout, independent of order."""
+        ...
