@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gendistill.errors import ConfigError
 
@@ -19,17 +19,28 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    dataset: str = Field("builtin:bbc-news", description="hub name, path of a .jsonl/.csv/.parquet file, or builtin:bbc-news")
+    dataset: str = Field(
+        "builtin:bbc-news", description="hub name, path of a .jsonl/.csv/.parquet file, or builtin:bbc-news"
+    )
     subset: str | None = Field(None, description="configuration of a hub dataset")
     split: str = Field("train", description="split of a hub dataset to distil")
-    test: str | None = Field(None, description="file, or split of the hub dataset, to report on; carved from the data if absent")
+    test: str | None = Field(
+        None, description="file, or split of the hub dataset, to report on; carved from the data if absent"
+    )
     text_column: str | None = None
     label_column: str | None = None
     label_names: list[str] | None = Field(None, description="the classes, in order; found from the data if absent")
-    label_descriptions: dict[str, str] = Field(default_factory=dict, description="what a label means, shown to the generator")
+    label_descriptions: dict[str, str] = Field(
+        default_factory=dict, description="what a label means, shown to the generator"
+    )
     description: str | None = Field(None, description="what the texts are, shown to the generator")
     dev_fraction: float = Field(0.1, gt=0, lt=0.5, description="share of the real data held out for choosing")
-    test_fraction: float = Field(0.2, gt=0, lt=0.9, description="share carved off for reporting when there is no test split")
+    test_fraction: float = Field(
+        0.2, gt=0, lt=0.9, description="share carved off for reporting when there is no test split"
+    )
+    max_reference_rows: int = Field(
+        10_000, ge=10, description="real rows embedded for clusters, exemplars and nearest-row checks, at most"
+    )
     max_chars: int = Field(20_000, ge=1, description="longer texts are cut, and counted")
 
 
@@ -42,8 +53,21 @@ class StudentConfig(Section):
     head_learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps")
-    checkpoints: int = Field(3, ge=1, description="kept along the teacher's training, the start included")
+    head_init: Literal["probe", "random"] = Field(
+        "probe", description="logistic probe on frozen features, or N(0, 0.02)"
+    )
+    probe_rows: int = Field(2000, ge=1, description="rows that the probe is fitted on, at most")
+    checkpoints: int = Field(3, ge=2, description="kept along the teacher's training, the start included")
+    embedder: str | None = Field(
+        None, description="a sentence-transformers model; the student's own embeddings if absent"
+    )
     trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _checkpoints_fit(self) -> StudentConfig:
+        if self.checkpoints > self.steps + 1:
+            raise ValueError(f"{self.checkpoints} checkpoints do not fit into {self.steps} steps")
+        return self
 
 
 class GeneratorConfig(Section):
@@ -66,8 +90,12 @@ class GeneratorConfig(Section):
 class FilterConfig(Section):
     min_length_quantile: float = Field(0.01, ge=0, le=1)
     max_length_quantile: float = Field(0.99, ge=0, le=1)
-    near_duplicate: float = Field(0.95, gt=0, le=1, description="cosine of embeddings at which two candidates are the same")
-    real_copy_similarity: float = Field(0.95, gt=0, le=1, description="cosine to the nearest real row that counts as a copy")
+    near_duplicate: float = Field(
+        0.95, gt=0, le=1, description="cosine of embeddings at which two candidates are the same"
+    )
+    real_copy_similarity: float = Field(
+        0.95, gt=0, le=1, description="cosine to the nearest real row that counts as a copy"
+    )
     real_copy_ngram: int = Field(12, ge=2, description="words in a row shared with one real row that count as a copy")
     teacher_probability: float = Field(0.5, ge=0, le=1, description="least probability the teacher gives to the label")
 
@@ -90,7 +118,9 @@ class ObjectiveConfig(Section):
 class SelectionConfig(Section):
     method: str = Field("greedy", description="greedy (with swap refinement) or a baseline")
     swap_passes: int = Field(3, ge=0)
-    min_distance: float = Field(0.1, ge=0, le=2, description="least cosine distance between two chosen texts of a class")
+    min_distance: float = Field(
+        0.1, ge=0, le=2, description="least cosine distance between two chosen texts of a class"
+    )
 
 
 class EvaluateConfig(Section):
@@ -135,3 +165,37 @@ def _readable(error: ValidationError) -> str:
         else:
             problems.append(f"{key}: {item['msg']} (got {item['input']!r})")
     return "; ".join(problems)
+
+
+def load_config(path: Path | None = None, overrides: dict[str, Any] | None = None) -> Config:
+    """A configuration from a YAML file, with dotted keys on top (``{"generator.top_k": 20}``).
+
+    :raises ConfigError: the file cannot be read or is no YAML mapping, a key is unknown, a value does not fit.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path given to --config") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path}: not UTF-8 text; save the configuration as UTF-8") from error
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f" at line {mark.line + 1}" if mark else ""
+            raise ConfigError(f"{path}: not valid YAML{where}; mend it and try again") from error
+        if not isinstance(loaded or {}, dict):
+            raise ConfigError(f"{path}: must be a mapping of keys to values")
+        values = loaded or {}
+    for dotted, value in (overrides or {}).items():
+        *sections, key = dotted.split(".")
+        place = values
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"{dotted}: {section} is not a section of the configuration")
+        place[key] = value
+    try:
+        return Config(**values)
+    except TypeError as error:
+        raise ConfigError(f"{path}: keys must be names ({error})") from error

@@ -1,0 +1,44 @@
+"""The dataset card of a run: what ``data.card`` writes, filled from the run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gendistill.config import Config
+from gendistill.data.card import CardInfo, Result, dataset_card
+
+if TYPE_CHECKING:
+    from gendistill.loop import Distilled
+
+
+def run_card(config: Config, result: Distilled, generator_name: str, tokens: tuple[int, int]) -> str:
+    """The card's Markdown. A function of the run's outcome alone: no dates, no durations.
+
+    :param tokens: prompt and completion tokens of all replies.
+    """
+    real = result.real
+    weights = " + ".join(f"{weight:g} {name}" for name, weight in config.objective.weights.items())
+    made_with = {
+        "real data": f"{real.source} ({len(real.train):,} rows to distil from)",
+        "generator": f"{generator_name} ({tokens[0]:,} prompt and {tokens[1]:,} completion tokens)",
+        "student": config.student.model,
+        "teacher": f"{config.student.model} trained on the real data, {result.teacher_accuracy:.1%} right on held-out rows",
+        "pool": f"{result.pool_size} of {result.filters.seen} candidates passed the filters",
+        "objective": f"{weights}: " + ", ".join(f"{r.loss:.4f} after round {r.round}" for r in result.rounds),
+        "selection": f"{config.selection.method}, {config.per_class} per class",
+        "seed": config.seed,
+    }
+    test_rows = min(len(real.test), config.evaluate.max_test_rows)
+    info = CardInfo(
+        name=f"{config.out.name}: {real.source}, distilled",
+        label_names=real.label_names,
+        rows=result.rows,
+        description=real.description or "",
+        source=real.source,
+        made_with=made_with,
+        filters={name: count for name, count in result.filters.counts.items() if count},
+        results=[Result(row.method, row.mean, row.spread, len(row.accuracy)) for row in result.table],
+        results_note=f"Fresh {config.student.model} students, {test_rows} test rows that nothing was chosen on.",
+        command=f"gendistill generate -c config.yaml --out {config.out}-again",
+    )
+    return dataset_card(info)

@@ -1,0 +1,135 @@
+"""``gendistill generate``: the main job."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gendistill.cli import options
+from gendistill.cli.options import build_config, data_flags
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from gendistill.config import Config
+    from gendistill.loop import Distilled
+
+
+class ResumeChoice(str, enum.Enum):
+    never = "never"
+    always = "always"
+    if_possible = "if-possible"
+
+
+def generate(
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML file; the config.yaml of a run replays it.")] = None,
+    dataset: options.Dataset = None,
+    subset: options.Subset = None,
+    split: options.Split = None,
+    test: options.Test = None,
+    text_column: options.TextColumn = None,
+    label_column: options.LabelColumn = None,
+    label_names: options.LabelNames = None,
+    description: Annotated[str | None, typer.Option(help="What the texts are, in a few words, for the prompts.")] = None,
+    per_class: Annotated[int | None, typer.Option(help="Budget: texts per class. [default: 10]", min=1)] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory. [default: runs/demo]")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of writing and choosing. [default: 2]", min=1)] = None,
+    model: Annotated[str | None, typer.Option(help="Generator: hub causal LM, base or chat, or folder. [default: builtin:gemma-3-270m]")] = None,
+    candidates: Annotated[int | None, typer.Option(help="Candidates asked for per class, over all rounds. [default: 64]", min=1)] = None,
+    student: options.Student = None,
+    method: Annotated[str | None, typer.Option(help="greedy, or a baseline: random, herding, k-means-nearest, k-center. [default: greedy]")] = None,
+    objective: Annotated[str | None, typer.Option(help="Weights, e.g. meta_model=1,gradient=0.5.")] = None,
+    eval_seeds: Annotated[int | None, typer.Option(help="Students per row of the final table; 0 for none. [default: 3]", min=0)] = None,
+    seed: options.Seed = None,
+    resume: Annotated[ResumeChoice, typer.Option(help="What to do where a run is already.")] = ResumeChoice.if_possible,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with a model. Off unless you say so.")] = False,
+    settings: options.Set = None,
+) -> None:  # fmt: skip
+    """Real data in, a small readable dataset out.
+
+    Without any option this is the demo: BBC News, 10 texts a class, written by Gemma 3 270M, chosen by a MiniLM student.
+    """
+    from rich.console import Console
+
+    flags = data_flags(dataset, subset, split, test, text_column, label_column, label_names)
+    flags |= {
+        "data.description": description,
+        "per_class": per_class,
+        "out": None if out is None else str(out),
+        "rounds": rounds,
+        "generator.model": model,
+        "generator.candidates_per_class": candidates,
+        "student.model": student,
+        "selection.method": method,
+        "objective.weights": None if objective is None else _weights(objective),
+        "evaluate.seeds": eval_seeds,
+        "seed": seed,
+    }
+    if trust_remote_code:
+        flags |= {"generator.trust_remote_code": True, "student.trust_remote_code": True}
+    resolved = build_config(config, flags, settings)
+    console = Console()
+    _announce(console, resolved)
+
+    from gendistill.cli.quiet import quiet_libraries
+
+    quiet_libraries()
+    from gendistill.cli.terminal import TerminalReporter
+    from gendistill.loop import distill
+
+    result = distill(resolved, resume=resume.value, reporter=TerminalReporter(console))
+    _tell(console, resolved, result)
+
+
+def _weights(text: str) -> dict[str, float]:
+    from gendistill.errors import ConfigError
+
+    weights = {}
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        try:
+            weights[name.strip()] = float(value) if equals else 1.0
+        except ValueError:
+            raise ConfigError(
+                f"--objective {text}: {value!r} is not a number; write meta_model=1,gradient=0.5"
+            ) from None
+    return weights
+
+
+def _announce(console: Console, config: Config) -> None:
+    lines = (
+        f"real data   {config.data.dataset}",
+        f"generator   {config.generator.model}, {config.generator.candidates_per_class} candidates a class in {config.rounds} rounds",
+        f"student     {config.student.model}",
+        f"choose      {config.per_class} a class by {config.selection.method}, objective "
+        + " + ".join(f"{weight:g} {name}" for name, weight in config.objective.weights.items()),
+        f"into        {config.out}",
+    )
+    for line in lines:
+        console.print(line, markup=False, highlight=False)
+
+
+def _tell(console: Console, config: Config, result: Distilled) -> None:
+    from gendistill.cli.terminal import results_table
+
+    console.print()
+    console.print(f"turned away: {result.filters.summary() or 'nothing'}", markup=False, highlight=False)
+    if result.table:
+        test_size = min(len(result.real.test), config.evaluate.max_test_rows)
+        console.print(results_table(result.table, test_size))
+    first = result.rows[0]["label_name"]
+    console.print(f"\nThe texts chosen for {first!r}:", markup=False, highlight=False)
+    for row in result.rows:
+        if row["label_name"] == first:
+            console.print(f"  - {row['text']}", markup=False, highlight=False)
+    console.print(
+        f"\n{len(result.rows)} texts in {result.path}, dataset card in {config.out}/README.md",
+        markup=False,
+        highlight=False,
+    )
+    console.print(
+        f"next: gendistill export {result.path} --format openai -o train.jsonl", markup=False, highlight=False
+    )

@@ -1,0 +1,66 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gendistill.config import Config
+
+Dataset = Annotated[
+    str | None,
+    typer.Option(help="Hub name, .jsonl/.csv/.parquet file, or builtin:bbc-news. [default: builtin:bbc-news]"),
+]
+Subset = Annotated[str | None, typer.Option(help="Configuration of a hub dataset.")]
+Split = Annotated[str | None, typer.Option(help="Split of a hub dataset to distil. [default: train]")]
+Test = Annotated[
+    str | None, typer.Option(help="File, or split of the hub dataset, to report on; carved off if absent.")
+]
+TextColumn = Annotated[str | None, typer.Option(help="Column of the text; found by itself when obvious.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Column of the label; found by itself when obvious.")]
+LabelNames = Annotated[str | None, typer.Option(help="The classes in order, separated by commas.")]
+Student = Annotated[str | None, typer.Option(help="Encoder that learns: hub name or folder. [default: builtin:minilm]")]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything. [default: 0]", min=0)]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any key of the configuration: --set generator.top_k=20.", metavar="KEY=VALUE"),
+]
+
+
+def build_config(path: Path | None, flags: dict[str, Any], settings: list[str] | None) -> Config:
+    """The file, then the flags that were given, then every ``--set``."""
+    import yaml
+
+    from gendistill.config import load_config
+    from gendistill.errors import ConfigError
+
+    overrides = {key: value for key, value in flags.items() if value is not None}
+    for setting in settings or []:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {setting}: write KEY=VALUE, for example generator.top_k=20")
+        try:
+            overrides[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {setting}: the value is not valid YAML") from error
+    return load_config(path, overrides)
+
+
+def data_flags(
+    dataset: str | None, subset: str | None, split: str | None, test: str | None,
+    text_column: str | None, label_column: str | None, label_names: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    names = None if label_names is None else [name.strip() for name in label_names.split(",")]
+    return {
+        "data.dataset": dataset,
+        "data.subset": subset,
+        "data.split": split,
+        "data.test": test,
+        "data.text_column": text_column,
+        "data.label_column": label_column,
+        "data.label_names": names,
+    }

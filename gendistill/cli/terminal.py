@@ -1,0 +1,104 @@
+"""Progress bars and tables on a terminal, plain lines everywhere else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from gendistill.progress import Advance
+
+if TYPE_CHECKING:
+    from gendistill.evaluate import Measured
+
+PLAIN_EVERY_S = 15.0  # seconds between two lines of a stage where there is no terminal
+
+
+class _Rate(ProgressColumn):
+    """Units a second and the time left, counting only what this process did."""
+
+    def render(self, task: Task) -> Text:
+        fresh = task.completed - task.fields.get("before", 0)
+        elapsed = task.finished_time if task.finished else task.elapsed
+        if fresh <= 0 or not elapsed:
+            return Text("")
+        rate = fresh / elapsed
+        if task.finished:
+            return Text(f"{rate:.1f}/s", style="dim")
+        left = ((task.total or 0) - task.completed) / rate
+        return Text(f"{rate:.1f}/s, {_clock(left)} left", style="dim")
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+class TerminalReporter:
+    """A ``Reporter`` with rich bars, or a line now and then where the output is no terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def say(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False)
+
+    @contextmanager
+    def track(self, stage: str, total: int, done: int = 0) -> Iterator[Advance]:
+        if not self.console.is_terminal:
+            with self._plain(stage, total, done) as advance:
+                yield advance
+            return
+        columns = (
+            TextColumn("{task.description:<26}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn(), _Rate()
+        )  # fmt: skip
+        with Progress(*columns, console=self.console) as progress:
+            task = progress.add_task(stage, total=total, completed=done, before=done)
+            yield lambda now: progress.update(task, completed=now)
+
+    @contextmanager
+    def _plain(self, stage: str, total: int, done: int) -> Iterator[Advance]:
+        started = last = time.monotonic()
+        state = {"now": done}
+
+        def line() -> str:
+            seconds = time.monotonic() - started
+            rate = (state["now"] - done) / seconds if seconds > 0 else 0.0
+            resumed = f", {done} of them before" if done else ""
+            return f"{stage}: {state['now']}/{total}{resumed} in {_clock(seconds)} ({rate:.1f}/s)"
+
+        def advance(now: int) -> None:
+            nonlocal last
+            state["now"] = now
+            if time.monotonic() - last >= PLAIN_EVERY_S and now < total:
+                last = time.monotonic()
+                self.say(line())
+
+        yield advance
+        self.say(line())
+
+
+def results_table(rows: Sequence[Measured], test_size: int) -> Table:
+    table = Table(title=f"fresh students, scored on {test_size} test rows", title_justify="left")
+    table.add_column("trained on")
+    for name in ("rows", "runs", "accuracy", "spread", "macro F1"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        spread = "" if row.spread is None else f"± {100 * row.spread:.1f}"
+        f1 = sum(row.macro_f1) / len(row.macro_f1)
+        style = "bold" if row.method == "distilled" else ""
+        table.add_row(
+            row.method,
+            str(row.size),
+            str(len(row.accuracy)),
+            f"{100 * row.mean:.1f}",
+            spread,
+            f"{100 * f1:.1f}",
+            style=style,
+        )
+    return table

@@ -1,0 +1,103 @@
+"""The baselines that a distilled set is measured beside, and the comparison of any file with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gendistill.atomic import atomic_write
+from gendistill.config import Config
+from gendistill.data import load_real
+from gendistill.data.export import read_distilled
+from gendistill.errors import DataError
+from gendistill.evaluate import Draw, Measured, evaluate, random_rows, stratified_sample
+from gendistill.examples import Example, by_class
+from gendistill.progress import Reporter, Silent
+from gendistill.selection.baselines import k_means_nearest
+from gendistill.students.encoder import EncoderStudent
+
+
+def real_baselines(
+    train: Sequence[Example],
+    reference: Sequence[Example],
+    embeddings: Tensor,
+    sizes: Sequence[int],
+    *,
+    seed: int,
+) -> dict[str, Draw]:
+    """Equal-sized choices of real rows, another draw for every run.
+
+    :param reference: the real rows that have embeddings.
+    :param embeddings: (m, d) float32, rows of length 1.
+    :param sizes: rows wanted of each class.
+    """
+    labels = torch.tensor([example.label for example in reference])
+
+    def nearest(run: int) -> list[Example]:
+        return [reference[row] for row in k_means_nearest(embeddings, labels, sizes, seed=seed + run)]
+
+    return {
+        "random real rows": lambda run: random_rows(train, len(sizes), sizes, seed + run),
+        "k-means-nearest real rows": nearest,
+    }
+
+
+def compare_file(
+    file: Path, config: Config, *, full: bool = True, reporter: Reporter | None = None, json_out: Path | None = None
+) -> tuple[list[Measured], int]:
+    """Measure a JSONL file beside equal-sized baselines and, if asked, the full data.
+
+    :returns: the table and the number of test rows it was scored on.
+    :raises DataError: the file cannot be read, or its labels are not those of the real data.
+    """
+    reporter = reporter or Silent()
+    real = load_real(config.data, per_class=1, seed=config.seed)
+    classes = len(real.label_names)
+    given = load_set(file, real.label_names)
+    sizes = [len(members) for members in by_class(given, classes)]
+    student = EncoderStudent(config.student, classes)
+    reference = stratified_sample(real.train, classes, config.data.max_reference_rows, config.seed)
+    with reporter.track("embed real rows", len(reference)) as advance:
+        embeddings = student.embed(reference, progress=lambda done, total: advance(done))
+    methods: dict[str, Draw] = {file.name: lambda run: given}
+    methods |= real_baselines(real.train, reference, embeddings, sizes, seed=config.seed)
+    if full:
+        methods["full data"] = lambda run: real.train
+    test = stratified_sample(real.test, classes, config.evaluate.max_test_rows, config.seed)
+    table = evaluate(
+        methods,
+        test,
+        student,
+        config.student,
+        seeds=config.evaluate.seeds,
+        first_seed=config.seed,
+        reporter=reporter,
+    )
+    if json_out is not None:
+        atomic_write(json_out, json.dumps([table_row(row) for row in table], indent=2) + "\n")
+    return table, len(test)
+
+
+def table_row(row: Measured) -> dict[str, object]:
+    """A row of the table as plain values; scores in [0, 1], one a run."""
+    return {"method": row.method, "rows": row.size, "accuracy": row.accuracy, "macro_f1": row.macro_f1}
+
+
+def load_set(file: Path, label_names: Sequence[str]) -> list[Example]:
+    """The examples of a JSONL file, labels matched by name with the real data's.
+
+    :raises DataError: a label that the real data does not have.
+    """
+    rows, names = read_distilled(file)
+    position = {name: index for index, name in enumerate(label_names)}
+    examples = []
+    for number, row in enumerate(rows, 1):
+        name = names[row["label"]]
+        if name not in position:
+            raise DataError(f"{file}: row {number} has the label {name!r}; the real data has {', '.join(label_names)}")
+        examples.append(Example((row["text"],), position[name]))
+    return examples

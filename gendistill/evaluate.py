@@ -1,0 +1,126 @@
+"""Measured proof: fresh students trained on a set, scored on the split that is only for reporting."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from gendistill.config import StudentConfig
+from gendistill.examples import Example, by_class, content_hash
+from gendistill.progress import Reporter, Silent
+
+if TYPE_CHECKING:
+    from gendistill.students.base import Student
+
+Draw = Callable[[int], Sequence[Example]]  # the training set of a run, from the run's number
+
+
+class Journal(Protocol):
+    """Where finished runs are kept, so that none is done twice. ``Store`` is one."""
+
+    def evaluation(self, method: str, seed: int, key: str) -> dict | None: ...
+
+    def add_evaluation(self, method: str, seed: int, key: str, result: dict) -> None: ...
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row of the table: the scores of the students trained for a method, one a seed."""
+
+    method: str
+    size: int  # rows of the training set
+    accuracy: list[float]
+    macro_f1: list[float]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.accuracy)
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation over runs; None for a single run."""
+        return statistics.stdev(self.accuracy) if len(self.accuracy) > 1 else None
+
+
+def evaluate(
+    methods: Mapping[str, Draw],
+    test: Sequence[Example],
+    student: Student,
+    recipe: StudentConfig,
+    *,
+    seeds: int,
+    first_seed: int = 0,
+    journal: Journal | None = None,
+    reporter: Reporter | None = None,
+) -> list[Measured]:
+    """Train ``seeds`` students for every method and score each on ``test``.
+
+    Run k of every method uses the same training seed, so that methods may be compared in pairs.
+
+    :param methods: name -> function from the run's number to the training set.
+    :param recipe: names the training recipe in the journal, so that another recipe is measured anew.
+    """
+    reporter = reporter or Silent()
+    sets = {(name, run): draw(run) for name, draw in methods.items() for run in range(seeds)}
+    test_key = content_hash([example.id for example in test])
+    results: dict[tuple[str, int], dict] = {}
+    keys: dict[tuple[str, int], str] = {}
+    for (name, run), rows in sets.items():
+        keys[name, run] = content_hash(recipe.model_dump(), test_key, first_seed + run, [row.id for row in rows])
+        if journal and (known := journal.evaluation(name, run, keys[name, run])):
+            results[name, run] = known
+    with reporter.track("measure", len(sets), done=len(results)) as advance:
+        for (name, run), rows in sets.items():
+            if (name, run) not in results:
+                student.fit(rows, seed=first_seed + run)
+                results[name, run] = score(student.predict(test).argmax(1).numpy(), test, student.num_classes)
+                if journal:
+                    journal.add_evaluation(name, run, keys[name, run], results[name, run])
+            advance(len(results))
+    return [
+        Measured(
+            name,
+            len(sets[name, 0]),
+            [results[name, run]["accuracy"] for run in range(seeds)],
+            [results[name, run]["macro_f1"] for run in range(seeds)],
+        )
+        for name in methods
+        if seeds
+    ]
+
+
+def score(predicted: np.ndarray, test: Sequence[Example], num_classes: int) -> dict[str, float]:
+    """Accuracy and macro-averaged F1 over the classes that occur, each in [0, 1]."""
+    actual = np.array([example.label for example in test])
+    f1 = []
+    for label in range(num_classes):
+        hits = int(((predicted == label) & (actual == label)).sum())
+        relevant = int((predicted == label).sum()) + int((actual == label).sum())
+        if relevant:
+            f1.append(2 * hits / relevant)
+    return {"accuracy": float((predicted == actual).mean()), "macro_f1": float(np.mean(f1))}
+
+
+def stratified_sample(examples: Sequence[Example], num_classes: int, limit: int, seed: int) -> list[Example]:
+    """At most ``limit`` examples, each class in proportion, in their order; the same for the same seed."""
+    if len(examples) <= limit:
+        return list(examples)
+    rng = np.random.default_rng([seed, 7])
+    rows: list[int] = []
+    for members in by_class(examples, num_classes):
+        count = round(limit * len(members) / len(examples))
+        rows += rng.permutation(members)[:count].tolist()
+    return [examples[row] for row in sorted(rows)]
+
+
+def random_rows(examples: Sequence[Example], num_classes: int, per_class: Sequence[int], seed: int) -> list[Example]:
+    """``per_class[c]`` random examples of class c."""
+    rng = np.random.default_rng([seed, 11])
+    rows: list[int] = []
+    for members, count in zip(by_class(examples, num_classes), per_class, strict=True):
+        rows += rng.permutation(members)[:count].tolist()
+    return [examples[row] for row in rows]

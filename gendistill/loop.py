@@ -1,0 +1,492 @@
+"""``distill``: the only place that knows the order of things (docs/architecture.md has the picture).
+
+real data -> teacher -> [prompts -> replies -> candidates -> filters -> features -> objective -> choice] x rounds
+-> distilled set -> measured table -> card. All state that must survive a kill lives in the store; everything else is
+computed again from it, by functions of their arguments, so that a resumed run ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gendistill.card import run_card
+from gendistill.clusters import class_clusters
+from gendistill.compare import real_baselines
+from gendistill.config import Config
+from gendistill.data import RealData, load_real
+from gendistill.errors import GenerationError
+from gendistill.evaluate import Draw, Measured, evaluate, random_rows, stratified_sample
+from gendistill.examples import Candidate, Example, by_class
+from gendistill.filters import FilterReport, Rejection, TextFilter, feature_filter
+from gendistill.generators import Generator, build_generator
+from gendistill.objectives import ObjectiveInputs, build_objective
+from gendistill.planning import Chosen, Reference, learnt_max_tokens, plan_round, requests_per_class
+from gendistill.progress import Reporter, Silent
+from gendistill.selection import Selection, select
+from gendistill.store import Judged, Planned, Resume, Store, fingerprint
+from gendistill.students.base import Features
+from gendistill.students.encoder import EncoderStudent
+from gendistill.tasks import TextClassification
+from gendistill.teacher import FOLDER, Teacher
+
+MAX_TOP_UPS = 2  # extra rounds for classes whose pool is smaller than the budget
+GARBAGE_CHECK_AFTER = 64  # replies before a generator may be judged
+GARBAGE_SHARE = 0.02  # fewer usable replies than this share: stop asking
+REDUNDANT_DECIMALS = 5  # scores are written rounded, for readers
+
+
+@dataclass
+class Pool:
+    """The candidates that passed every filter so far, with everything the objectives look at."""
+
+    candidates: list[Candidate] = field(default_factory=list)
+    scores: list[dict[str, float]] = field(default_factory=list)
+    embeddings: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    features: list[Features] = field(default_factory=list)  # one a checkpoint
+
+    @property
+    def examples(self) -> list[Example]:
+        return [candidate.example for candidate in self.candidates]
+
+    @property
+    def labels(self) -> Tensor:
+        return torch.tensor([example.label for example in self.examples], dtype=torch.int64)
+
+    def extend(
+        self,
+        rows: Sequence[int],
+        candidates: Sequence[Candidate],
+        scores: Sequence[dict[str, float]],
+        embeddings: Tensor,
+        features: Sequence[Features],
+    ) -> None:
+        """Add the given rows of a round."""
+        first = not self.candidates
+        picked = list(rows)
+        self.candidates += [candidates[row] for row in picked]
+        self.scores += [scores[row] for row in picked]
+        self.embeddings = embeddings[picked] if first else torch.cat([self.embeddings, embeddings[picked]])
+        new = [Features(f.hidden[picked], f.probabilities[picked]) for f in features]
+        if first:
+            self.features = new
+        else:
+            self.features = [
+                Features(torch.cat([a.hidden, b.hidden]), torch.cat([a.probabilities, b.probabilities]))
+                for a, b in zip(self.features, new, strict=True)
+            ]
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a round did: losses are the objective of the choice at its end, over all candidates so far."""
+
+    round: int
+    asked: int
+    replies: int
+    kept: int
+    pool: int
+    loss: float
+    relaxed: dict[int, float]
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """The result of a run."""
+
+    out: Path
+    rows: list[dict[str, Any]]  # as in distilled.jsonl
+    label_names: list[str]
+    table: list[Measured]
+    rounds: list[Round]
+    filters: FilterReport
+    teacher_accuracy: float  # on the dev part
+    pool_size: int
+    real: RealData
+
+    @property
+    def path(self) -> Path:
+        return self.out / "distilled.jsonl"
+
+
+def distill(
+    config: Config | None = None,
+    *,
+    resume: Resume = "if-possible",
+    reporter: Reporter | None = None,
+    generator: Generator | None = None,
+) -> Distilled:
+    """Distil a real dataset into a small readable one.
+
+    :param config: the run; the defaults are the demo.
+    :param resume: what to do if the run directory holds a run ("never", "always", "if-possible").
+    :param reporter: told of progress; silent by default.
+    :param generator: a generator of your own instead of the configured one.
+    :raises GendistillError: anything a user can mend; what was journalled stays.
+    """
+    config = config or Config()
+    with Store(config.out, config, resume) as store:
+        return _Run(config, store, reporter or Silent(), generator).go()
+
+
+class _Run:
+    """The values that the steps of one run share."""
+
+    def __init__(self, config: Config, store: Store, reporter: Reporter, generator: Generator | None) -> None:
+        self.config, self.store, self.reporter = config, store, reporter
+        self.real = load_real(config.data, per_class=config.per_class, seed=config.seed)
+        for line in self.real.report.lines():
+            reporter.say(line)
+        store.remember("real data", fingerprint([*self.real.train, *self.real.dev, *self.real.test]))
+        self.task = TextClassification(self.real.label_names, self.real.label_descriptions, self.real.description)
+        self.num_classes = len(self.real.label_names)
+        self.student = EncoderStudent(config.student, self.num_classes)
+        self.teacher = Teacher(config.student, self.student, self.real.train, store, reporter, config.seed)
+        self.generator = generator or build_generator(config.generator)
+        # Whether it chats is asked of the store first: only the generator itself, loaded, can tell otherwise.
+        known = store.meta("generator")
+        self.chat: bool = known["chat"] if known else self.generator.chat
+        store.remember("generator", {"name": self.generator.name, "chat": self.chat})
+        self.report = FilterReport()
+        self.text_filter = TextFilter(config.filters, self.real.train)
+        self.pool = Pool()
+        self.asked = [0] * self.num_classes
+
+    def go(self) -> Distilled:
+        reference = self._reference()
+        target_rows = self._target_rows(reference)
+        target = [reference.examples[row] for row in target_rows]
+        _, target_features = self.teacher.features("target", target)
+        teacher_accuracy = self._teacher_accuracy()
+        rounds: list[Round] = []
+        selection: Selection | None = None
+        for number in range(1, self.config.rounds + MAX_TOP_UPS + 1):
+            counts = requests_per_class(self.config, number, self._kept_per_class(), self.asked)
+            if not any(counts):
+                break
+            chosen = self._chosen(selection)
+            planned = self._plan(number, counts, reference, chosen)
+            self._generate(number, planned)
+            kept, replies = self._judge(number, planned, reference)
+            self._must_have_every_class(number)
+            inputs = ObjectiveInputs(
+                candidate_labels=self.pool.labels,
+                real_labels=torch.tensor([example.label for example in target]),
+                candidate_features=self.pool.features,
+                real_features=target_features,
+                candidate_embeddings=self.pool.embeddings,
+                real_embeddings=torch.from_numpy(reference.embeddings[target_rows]),
+                num_classes=self.num_classes,
+                ridge=self.config.objective.ridge,
+            )
+            objective = build_objective(self.config.objective.weights, inputs)
+            with self.reporter.track(f"choose {number}", 1) as advance:
+                selection = select(
+                    self.config.selection.method,
+                    objective,
+                    self.pool.embeddings,
+                    inputs.candidate_labels,
+                    [self.config.per_class] * self.num_classes,
+                    seed=self.config.seed,
+                    swap_passes=self.config.selection.swap_passes,
+                    min_distance=self.config.selection.min_distance,
+                    previous=selection.chosen if selection else (),
+                )
+                advance(1)
+            loss = objective.loss(selection.chosen)
+            rounds.append(
+                Round(number, len(planned), replies, kept, len(self.pool.candidates), loss, dict(selection.relaxed))
+            )
+            self._write_round(rounds[-1], selection)
+            self.reporter.say(
+                f"round {number}: {len(planned)} asked, {kept} of {replies} texts kept, "
+                f"pool {len(self.pool.candidates)}, objective {loss:.4f}"
+            )
+        assert selection is not None  # the first round always asks
+        rows = self._rows(selection, objective)
+        self.store.write("distilled.jsonl", "".join(json_line(row) for row in rows))
+        table = self._measure([self.pool.examples[i] for i in selection.chosen], reference)
+        result = Distilled(
+            out=self.config.out,
+            rows=rows,
+            label_names=self.real.label_names,
+            table=table,
+            rounds=rounds,
+            filters=self.report,
+            teacher_accuracy=teacher_accuracy,
+            pool_size=len(self.pool.candidates),
+            real=self.real,
+        )
+        self.store.write("README.md", run_card(self.config, result, self.generator.name, self.store.tokens()))
+        self.store.drop_folder(FOLDER)  # large, and every feature that came of it is kept
+        return result
+
+    # -- the real side --------------------------------------------------------------------------------------------
+
+    def _reference(self) -> Reference:
+        rows = stratified_sample(
+            self.real.train, self.num_classes, self.config.data.max_reference_rows, self.config.seed
+        )
+        embeddings = self.teacher.embeddings("real", rows).numpy()
+        labels = np.array([row.label for row in rows], dtype=np.int64)
+        # At least as many clusters as exemplars, so that those of a prompt can come from different ones.
+        smallest = int(np.bincount(labels, minlength=self.num_classes).min())
+        count = min(max(self.config.generator.exemplars, self.config.per_class, 2), smallest)
+        clusters = class_clusters(embeddings, labels, self.num_classes, count, self.config.seed)
+        return Reference(rows, embeddings, labels, clusters)
+
+    def _target_rows(self, reference: Reference) -> list[int]:
+        """Rows of the reference that the objectives look at: a seeded sample of each class."""
+        rng = np.random.default_rng([self.config.seed, 5])
+        limit = self.config.objective.target_rows_per_class
+        groups = by_class(reference.examples, self.num_classes)
+        return sorted(row for members in groups for row in rng.permutation(members)[:limit].tolist())
+
+    def _teacher_accuracy(self) -> float:
+        known = self.store.meta("teacher dev accuracy")
+        if known is None:
+            predicted = self.teacher.prepare().predict(self.real.dev).argmax(1).tolist()
+            known = sum(p == e.label for p, e in zip(predicted, self.real.dev, strict=True)) / len(self.real.dev)
+            self.store.remember("teacher dev accuracy", known)
+        self.reporter.say(f"teacher: {known:.1%} of {len(self.real.dev)} held-out real rows right")
+        return known
+
+    # -- a round --------------------------------------------------------------------------------------------------
+
+    def _plan(self, number: int, counts: Sequence[int], reference: Reference, chosen: Chosen | None) -> list[Planned]:
+        settings = self.config.generator
+        planned = plan_round(
+            self.config,
+            self.task,
+            reference,
+            chosen,
+            counts,
+            round=number,
+            chat=self.chat,
+            generator_name=self.generator.name,
+            max_new_tokens=settings.max_new_tokens
+            or learnt_max_tokens(self.real.train, self.config.filters.max_length_quantile),
+        )
+        self.store.plan(number, planned)
+        self.asked = [asked + count for asked, count in zip(self.asked, counts, strict=True)]
+        return planned
+
+    def _generate(self, number: int, planned: Sequence[Planned]) -> None:
+        missing = self.store.missing(planned)
+        done = len(planned) - len(missing)
+        watch = _GarbageWatch(self.task, TextFilter(self.config.filters, self.real.train), self.chat)
+        labels = {p.request.id: p.label for p in planned}
+        with self.reporter.track(f"generate {number}", len(planned), done=done) as advance:
+            for _, reply in self.store.replies(planned):
+                watch.see(labels[reply.request_id], reply)
+            watch.check()
+            if not missing:
+                return
+            with closing(self.generator.generate(missing)) as replies:  # type: ignore[type-var]
+                for reply in replies:
+                    self.store.add_reply(reply)
+                    done += 1
+                    advance(done)
+                    watch.see(labels[reply.request_id], reply)
+                    try:
+                        watch.check()
+                    except GenerationError:
+                        self._judge_text_only(number, planned)
+                        raise
+
+    def _candidates(self, number: int, planned: Sequence[Planned]) -> list[tuple[Candidate, Rejection | None]]:
+        """The texts of all replies, in the order asked, with the verdict of the filters on text."""
+        judged: list[tuple[Candidate, Rejection | None]] = []
+        for p, reply in self.store.replies(planned):
+            texts = parse(self.task, reply, self.chat)
+            for position, text in enumerate(texts):
+                example = Example((text,), p.label)
+                candidate = Candidate(
+                    example, reply.request_id, position, number, self.generator.name, p.template, p.parents
+                )
+                if reply.error is not None:
+                    verdict: Rejection | None = Rejection("generation_error", reply.error)
+                else:
+                    verdict = self.text_filter.check(example, reply.finish_reason)
+                judged.append((candidate, verdict))
+        return judged
+
+    def _judge_text_only(self, number: int, planned: Sequence[Planned]) -> None:
+        """Keep what a failing generator wrote, with the reasons, for the user to look at."""
+        judged = self._candidates(number, planned)
+        self.store.add_candidates([Judged(c, v.filter if v else None, v.reason if v else None, {}) for c, v in judged])
+
+    def _judge(self, number: int, planned: Sequence[Planned], reference: Reference) -> tuple[int, int]:
+        """Filter a round's texts and add those that pass to the pool; returns (kept, seen)."""
+        judged = self._candidates(number, planned)
+        passed = [i for i, (_, verdict) in enumerate(judged) if verdict is None]
+        candidates = [judged[i][0] for i in passed]
+        verdicts = [verdict for _, verdict in judged]
+        scores: list[dict[str, float]] = [{} for _ in judged]
+        if candidates:
+            examples = [candidate.example for candidate in candidates]
+            embeddings, features = self.teacher.features(f"round-{number}", examples)
+            checked = feature_filter(
+                self.config.filters,
+                texts=[example.text for example in examples],
+                labels=[example.label for example in examples],
+                embeddings=embeddings.numpy(),
+                real_embeddings=reference.embeddings,
+                probabilities=features[-1].probabilities.numpy(),
+                kept_embeddings=self.pool.embeddings.numpy() if self.pool.candidates else None,
+                label_names=self.real.label_names,
+            )
+            own_scores = [
+                {
+                    "teacher_probability": round(
+                        float(features[-1].probabilities[i, example.label]), REDUNDANT_DECIMALS
+                    ),
+                    "real_similarity": round(float(checked.real_similarity[i]), REDUNDANT_DECIMALS),
+                }
+                for i, example in enumerate(examples)
+            ]
+            for i, row in enumerate(passed):
+                verdicts[row], scores[row] = checked.rejections[i], own_scores[i]
+            kept_rows = [i for i in range(len(candidates)) if checked.rejections[i] is None]
+            self.pool.extend(kept_rows, candidates, own_scores, embeddings, features)
+        for (candidate, _), verdict in zip(judged, verdicts, strict=True):
+            self.report.add(candidate.example.text, verdict)
+        self.store.add_candidates(
+            [
+                Judged(candidate, v.filter if v else None, v.reason if v else None, s)
+                for (candidate, _), v, s in zip(judged, verdicts, scores, strict=True)
+            ]
+        )
+        return sum(v is None for v in verdicts), len(judged)
+
+    def _kept_per_class(self) -> list[int]:
+        return [len(members) for members in by_class(self.pool.examples, self.num_classes)]
+
+    def _must_have_every_class(self, number: int) -> None:
+        empty = [self.real.label_names[c] for c, kept in enumerate(self._kept_per_class()) if not kept]
+        if empty and number >= self.config.rounds:
+            raise GenerationError(
+                f"no candidate of {', '.join(map(repr, empty[:3]))} passed the filters ({self.report.summary()}); "
+                f"all are kept in {self.config.out}/run.db; try a stronger --model or clearer label descriptions"
+            )
+
+    def _chosen(self, selection: Selection | None) -> Chosen | None:
+        if selection is None:
+            return None
+        examples = self.pool.examples
+        return Chosen([examples[i] for i in selection.chosen], self.pool.embeddings[selection.chosen].numpy())
+
+    def _write_round(self, round: Round, selection: Selection) -> None:
+        result = {
+            "asked": round.asked,
+            "replies": round.replies,
+            "kept": round.kept,
+            "pool": round.pool,
+            "history": selection.history,
+            "filters": self.report.to_dict(),
+        }
+        self.store.add_round(round.round, round.loss, [self.pool.candidates[i].id for i in selection.chosen], result)
+
+    # -- the result -----------------------------------------------------------------------------------------------
+
+    def _rows(self, selection: Selection, objective: Any) -> list[dict[str, Any]]:
+        whole = objective.loss(selection.chosen)
+        rows = []
+        for index in selection.chosen:
+            candidate = self.pool.candidates[index]
+            without = objective.loss([other for other in selection.chosen if other != index])
+            rows.append(
+                {
+                    "text": candidate.example.text,
+                    "label": candidate.example.label,
+                    "label_name": self.real.label_names[candidate.example.label],
+                    "id": candidate.id,
+                    "scores": {**self.pool.scores[index], "gain": round(without - whole, REDUNDANT_DECIMALS)},
+                    "provenance": {
+                        "generator": candidate.generator,
+                        "template": candidate.template,
+                        "round": candidate.round,
+                        "request": candidate.request_id,
+                        "parents": list(candidate.parents),
+                    },
+                }
+            )
+        return rows
+
+    def _measure(self, distilled: list[Example], reference: Reference) -> list[Measured]:
+        settings, classes = self.config.evaluate, self.num_classes
+        if not settings.seeds:
+            return []
+        sizes = [len(members) for members in by_class(distilled, classes)]
+        test = stratified_sample(self.real.test, classes, settings.max_test_rows, self.config.seed)
+        methods: dict[str, Draw] = {
+            "distilled": lambda run: distilled,
+            **real_baselines(
+                self.real.train,
+                reference.examples,
+                torch.from_numpy(reference.embeddings),
+                sizes,
+                seed=self.config.seed,
+            ),
+            "random of the pool": lambda run: random_rows(self.pool.examples, classes, sizes, self.config.seed + run),
+            "full data": lambda run: self.real.train,
+        }
+        return evaluate(
+            methods,
+            test,
+            self.student,
+            self.config.student,
+            seeds=settings.seeds,
+            first_seed=self.config.seed,
+            journal=self.store,
+            reporter=self.reporter,
+        )
+
+
+class _GarbageWatch:
+    """Stops a generator that writes nothing usable long before its whole pool has been paid for."""
+
+    def __init__(self, task: TextClassification, text_filter: TextFilter, chat: bool) -> None:
+        self.task, self.filter, self.chat = task, text_filter, chat
+        self.report, self.replies, self.usable = FilterReport(), 0, 0
+
+    def see(self, label: int, reply: Any) -> None:
+        self.replies += 1
+        good = False
+        for text in parse(self.task, reply, self.chat):
+            verdict = (
+                Rejection("generation_error", reply.error)
+                if reply.error is not None
+                else self.filter.check(Example((text,), label), reply.finish_reason)
+            )
+            self.report.add(text, verdict)
+            good = good or verdict is None
+        self.usable += good
+
+    def check(self) -> None:
+        """:raises GenerationError: enough replies were seen and next to none is usable."""
+        if self.replies >= GARBAGE_CHECK_AFTER and self.usable < GARBAGE_SHARE * self.replies:
+            raise GenerationError(
+                f"the generator writes nothing usable: {self.usable} of its first {self.replies} replies passed "
+                f"({self.report.summary()}); the replies are kept; look at them, then try another generator or template"
+            )
+
+
+def parse(task: TextClassification, reply: Any, chat: bool) -> list[str]:
+    """The texts of a reply; a reply without any counts as one empty or cut-off text, so that nothing vanishes."""
+    cut = reply.text.strip() if reply.finish_reason == "length" else ""
+    return task.parse_reply(reply.text, reply.finish_reason, chat) or [cut]
+
+
+def json_line(row: dict[str, Any]) -> str:
+    """One JSON object on one line, whatever line separators its texts contain."""
+    line = json.dumps(row, ensure_ascii=False)
+    return line.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029").replace("\x85", "\\u0085") + "\n"

@@ -1,0 +1,129 @@
+"""What to ask the generator for in a round: prompts with exemplars, a seed for each request."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gendistill.clusters import Clusters, draw_exemplars, gap_weights
+from gendistill.config import Config
+from gendistill.examples import Example, content_hash
+from gendistill.generators.base import Request
+from gendistill.prompts import load_template, render, render_messages
+from gendistill.store import Planned
+
+if TYPE_CHECKING:
+    from gendistill.tasks.text_classification import TextClassification
+
+BYTES_PER_TOKEN = 3.5  # UTF-8, a cautious figure for the tokenizers of today's models
+TOP_UP_FACTOR = 4  # a class that is short is not asked for more than this many times its shortfall at once
+BEST_SHOWN = 2  # chosen candidates shown beside the real exemplars in later rounds
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Real rows that prompts and comparisons draw on, with their embeddings and clusters."""
+
+    examples: list[Example]
+    embeddings: np.ndarray  # (m, d) float32, rows of length 1
+    labels: np.ndarray  # (m,) int64
+    clusters: Clusters
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The choice of the round before."""
+
+    examples: list[Example]
+    embeddings: np.ndarray  # (k, d) float32, rows of length 1
+
+
+def requests_per_class(config: Config, round: int, kept: Sequence[int], asked: Sequence[int]) -> list[int]:
+    """How many candidates to ask for of each class.
+
+    Rounds up to ``config.rounds`` share ``candidates_per_class`` evenly; a later one (a top-up) asks only for classes
+    that have fewer than ``per_class`` in the pool, in proportion to how many of theirs were turned away so far.
+    """
+    if round <= config.rounds:
+        total, rounds = config.generator.candidates_per_class, config.rounds
+        share = total * round // rounds - total * (round - 1) // rounds
+        return [share] * len(kept)
+    counts = []
+    for have, tried in zip(kept, asked, strict=True):
+        short = config.per_class - have
+        needed = math.ceil(short * max(tried, 1) / max(have, 1))
+        counts.append(0 if short <= 0 else min(max(needed, short), TOP_UP_FACTOR * config.per_class))
+    return counts
+
+
+def learnt_max_tokens(real: Sequence[Example], quantile: float) -> int:
+    """A token budget that fits all but the longest real texts, from their length in bytes."""
+    lengths = [len(example.text.encode("utf-8", "replace")) for example in real]
+    return math.ceil(float(np.quantile(lengths, quantile)) / BYTES_PER_TOKEN) + 8
+
+
+def plan_round(
+    config: Config,
+    task: TextClassification,
+    reference: Reference,
+    chosen: Chosen | None,
+    counts: Sequence[int],
+    *,
+    round: int,
+    chat: bool,
+    generator_name: str,
+    max_new_tokens: int,
+) -> list[Planned]:
+    """The requests of a round; a function of its arguments alone, so a resumed run asks the same things.
+
+    :param counts: requests for each class.
+    :param chosen: the choice so far; exemplars then come from the real clusters that it covers worst, and the best
+        candidates are shown beside them.
+    """
+    settings = config.generator
+    template_name = f"{task.name}.{'chat' if chat else 'base'}"
+    template = load_template(settings.template or template_name)
+    planned: list[Planned] = []
+    for label, count in enumerate(counts):
+        weights, best_pool = None, []
+        if chosen is not None:
+            labels = np.array([example.label for example in chosen.examples])
+            weights = gap_weights(reference.clusters, reference.embeddings, chosen.embeddings, labels, label)
+            best_pool = [example for example in chosen.examples if example.label == label]
+        for group in range(math.ceil(count / settings.samples_per_prompt)):
+            rng = np.random.default_rng([config.seed, round, label, group])
+            shown = min(BEST_SHOWN, len(best_pool), settings.exemplars // 2)
+            rows = draw_exemplars(reference.clusters, label, settings.exemplars - shown, rng, weights)
+            exemplars = [reference.examples[row] for row in rows]
+            best = [best_pool[i] for i in rng.permutation(len(best_pool))[:shown]]
+            values = task.prompt_values(label, exemplars, best)
+            prompt = None if chat else render(template, **values)
+            messages = render_messages(template, **values) if chat else None
+            parents = tuple(example.id for example in [*exemplars, *best])
+            for sample in range(min(settings.samples_per_prompt, count - group * settings.samples_per_prompt)):
+                seed = int(rng.integers(2**62))
+                identity = content_hash(generator_name, prompt, messages, seed, round, label, group, sample)
+                planned.append(
+                    Planned(
+                        Request(
+                            id=identity,
+                            prompt=prompt,
+                            messages=messages,
+                            seed=seed,
+                            max_new_tokens=max_new_tokens,
+                            temperature=settings.temperature,
+                            top_k=settings.top_k,
+                            top_p=settings.top_p,
+                            stop=task.stop(chat),
+                        ),
+                        label=label,
+                        position=len(planned),
+                        template=str(settings.template or template_name),
+                        parents=parents,
+                    )
+                )
+    return planned

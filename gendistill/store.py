@@ -1,0 +1,354 @@
+"""The run directory: the only module that writes there.
+
+``run.db`` (SQLite, write-ahead log) is the journal and the truth for progress: every reply is in it before anything
+else is done with it. Files (features, results) appear whole or not at all. A lock keeps a second process out; the
+operating system drops it with the process, so a killed run leaves none behind.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from filelock import FileLock, Timeout
+
+from gendistill.atomic import atomic_write
+from gendistill.config import Config
+from gendistill.errors import RunError
+from gendistill.examples import Candidate, Example, content_hash
+from gendistill.generators.base import Reply, Request
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Resume = Literal["never", "always", "if-possible"]
+
+SCHEMA_VERSION = 1
+# Keys that a resumed run may change: they touch neither what is asked for nor what is chosen.
+FREE_KEYS = ("out", "evaluate.", "generator.batch_size")
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS requests (
+    id TEXT PRIMARY KEY, round INTEGER NOT NULL, label INTEGER NOT NULL, position INTEGER NOT NULL, body TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS replies (
+    request_id TEXT PRIMARY KEY, text TEXT NOT NULL, finish_reason TEXT NOT NULL,
+    prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, error TEXT);
+CREATE TABLE IF NOT EXISTS candidates (
+    request_id TEXT NOT NULL, position INTEGER NOT NULL, id TEXT NOT NULL, round INTEGER NOT NULL,
+    label INTEGER NOT NULL, fields TEXT NOT NULL, filter TEXT, reason TEXT, scores TEXT NOT NULL,
+    PRIMARY KEY (request_id, position));
+CREATE TABLE IF NOT EXISTS rounds (round INTEGER PRIMARY KEY, loss REAL, result TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS choices (
+    round INTEGER NOT NULL, rank INTEGER NOT NULL, id TEXT NOT NULL, PRIMARY KEY (round, rank));
+CREATE TABLE IF NOT EXISTS evaluations (
+    method TEXT NOT NULL, seed INTEGER NOT NULL, key TEXT NOT NULL, result TEXT NOT NULL,
+    PRIMARY KEY (method, seed, key));
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A request of a round, with the class it is for and what its prompt shows."""
+
+    request: Request
+    label: int
+    position: int  # within the round
+    template: str
+    parents: tuple[str, ...]  # ids of the examples shown
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A candidate with the verdict of the filters and its scores."""
+
+    candidate: Candidate
+    filter: str | None  # the filter that turned it away; None: it is in the pool
+    reason: str | None
+    scores: dict[str, float]
+
+
+class Store:
+    """An open run directory. Use as a context manager.
+
+    :param folder: the run directory; made if absent.
+    :param config: what this run is.
+    :param resume: "never" refuses a directory that holds a run, "always" one that holds none, "if-possible" takes both.
+    :raises RunError: locked by another process, another configuration, not writable, or not a run directory.
+    """
+
+    def __init__(self, folder: Path, config: Config, resume: Resume = "if-possible") -> None:
+        self.folder = folder
+        existed = (folder / "run.db").exists()
+        if resume == "always" and not existed:
+            raise RunError(f"{folder}: no run to resume here; check --out, or use --resume if-possible")
+        if resume == "never" and existed:
+            raise RunError(f"{folder}: a run is already here; choose another --out, or resume it with --resume always")
+        if folder.is_dir() and not existed and any(p.name != ".lock" for p in folder.iterdir()):
+            raise RunError(f"{folder}: not empty and not a run directory; choose another --out")
+        try:
+            (folder / "features").mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(folder / ".lock")
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise RunError(
+                f"{folder}: another process is working in this run directory; wait for it or stop it"
+            ) from None
+        except OSError as error:
+            raise RunError(f"{folder}: cannot write here ({error.strerror}); choose another --out") from error
+        try:
+            with storage_errors(folder):
+                self._db = sqlite3.connect(folder / "run.db", isolation_level=None)
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=FULL")
+                self._db.executescript(_SCHEMA)
+                self._match(config)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._db.close()
+        self._lock.release()
+
+    def _match(self, config: Config) -> None:
+        values = json.loads(config.model_dump_json())
+        present = self.meta("config")
+        if present is None:
+            with self._transaction():
+                self._set_meta("schema", SCHEMA_VERSION)
+                self._set_meta("config", values)
+        else:
+            if self.meta("schema") != SCHEMA_VERSION:
+                raise RunError(f"{self.folder}: written by another version of gendistill; choose another --out")
+            differences = [key for key in differing_keys(present, values) if not key.startswith(FREE_KEYS)]
+            if differences:
+                told = "; ".join(f"{key} was {_at(present, key)!r}, is {_at(values, key)!r}" for key in differences[:3])
+                more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+                raise RunError(
+                    f"{self.folder}: holds a run with another configuration ({told}{more}); choose another --out"
+                )
+        self.write("config.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+    # -- meta -----------------------------------------------------------------------------------------------------
+
+    def meta(self, key: str) -> Any:
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def _set_meta(self, key: str, value: Any) -> None:
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value, ensure_ascii=False)))
+
+    def remember(self, key: str, value: Any) -> None:
+        """Keep a value of the run; on a resumed run the value must be the same.
+
+        :raises RunError: it is not: the input has changed since the run began.
+        """
+        present = self.meta(key)
+        if present is None:
+            with self._transaction():
+                self._set_meta(key, value)
+        elif present != value:
+            raise RunError(f"{self.folder}: the {key} has changed since this run began; choose another --out")
+
+    # -- generation -----------------------------------------------------------------------------------------------
+
+    def plan(self, round: int, planned: Sequence[Planned]) -> None:
+        with self._transaction():
+            self._db.executemany(
+                "INSERT OR IGNORE INTO requests VALUES (?, ?, ?, ?, ?)",
+                [
+                    (p.request.id, round, p.label, p.position, json.dumps(_request_body(p.request), ensure_ascii=False))
+                    for p in planned
+                ],
+            )
+
+    def missing(self, planned: Iterable[Planned]) -> list[Request]:
+        """The requests that no reply has been journalled for, in order."""
+        answered = {row[0] for row in self._db.execute("SELECT request_id FROM replies")}
+        return [p.request for p in planned if p.request.id not in answered]
+
+    def add_reply(self, reply: Reply) -> None:
+        """Journal a reply; durable on return. A second reply to the same request is ignored."""
+        with storage_errors(self.folder):
+            self._db.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)", astuple(reply))
+
+    def replies(self, planned: Iterable[Planned]) -> Iterator[tuple[Planned, Reply]]:
+        """Planned requests with their replies, in the order planned whatever order they came in."""
+        for p in planned:
+            row = self._db.execute("SELECT * FROM replies WHERE request_id = ?", (p.request.id,)).fetchone()
+            if row is not None:
+                yield p, Reply(*row)
+
+    def tokens(self) -> tuple[int, int]:
+        """Prompt and completion tokens over all replies."""
+        row = self._db.execute("SELECT SUM(prompt_tokens), SUM(completion_tokens) FROM replies").fetchone()
+        return row[0] or 0, row[1] or 0
+
+    # -- candidates, rounds, evaluations --------------------------------------------------------------------------
+
+    def add_candidates(self, judged: Sequence[Judged]) -> None:
+        with self._transaction():
+            self._db.executemany(
+                "INSERT OR REPLACE INTO candidates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        j.candidate.request_id,
+                        j.candidate.position,
+                        j.candidate.id,
+                        j.candidate.round,
+                        j.candidate.example.label,
+                        json.dumps(j.candidate.example.fields, ensure_ascii=False),
+                        j.filter,
+                        j.reason,
+                        json.dumps(j.scores),
+                    )
+                    for j in judged
+                ],
+            )
+
+    def pool(self) -> list[Example]:
+        """The candidates that passed every filter, in the order they were asked for."""
+        rows = self._db.execute(
+            "SELECT c.fields, c.label FROM candidates c JOIN requests r ON r.id = c.request_id "
+            "WHERE c.filter IS NULL ORDER BY r.round, r.position, c.position"
+        )
+        return [Example(tuple(json.loads(fields)), label) for fields, label in rows]
+
+    def add_round(self, round: int, loss: float | None, chosen: Sequence[str], result: dict[str, Any]) -> None:
+        with self._transaction():
+            self._db.execute(
+                "INSERT OR REPLACE INTO rounds VALUES (?, ?, ?)", (round, loss, json.dumps(result, ensure_ascii=False))
+            )
+            self._db.execute("DELETE FROM choices WHERE round = ?", (round,))
+            self._db.executemany("INSERT INTO choices VALUES (?, ?, ?)", [(round, i, c) for i, c in enumerate(chosen)])
+
+    def rounds(self) -> list[tuple[int, float | None, dict[str, Any]]]:
+        rows = self._db.execute("SELECT round, loss, result FROM rounds ORDER BY round")
+        return [(round, loss, json.loads(result)) for round, loss, result in rows]
+
+    def evaluation(self, method: str, seed: int, key: str) -> dict[str, Any] | None:
+        row = self._db.execute(
+            "SELECT result FROM evaluations WHERE method = ? AND seed = ? AND key = ?", (method, seed, key)
+        ).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def add_evaluation(self, method: str, seed: int, key: str, result: dict[str, Any]) -> None:
+        with storage_errors(self.folder):
+            self._db.execute(
+                "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?)", (method, seed, key, json.dumps(result))
+            )
+
+    # -- files ----------------------------------------------------------------------------------------------------
+
+    def write(self, name: str, data: str | bytes) -> Path:
+        """Write a file of the run whole or not at all."""
+        with storage_errors(self.folder):
+            atomic_write(self.folder / name, data)
+        return self.folder / name
+
+    def save_features(self, name: str, ids: Sequence[str], tensors: dict[str, Tensor]) -> None:
+        """Arrays whose row i belongs to ``ids[i]``, as ``features/<name>.safetensors``."""
+        from safetensors.torch import save
+
+        contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
+        self.write(f"features/{name}.safetensors", save(contiguous, metadata={"ids": json.dumps(list(ids))}))
+
+    def load_features(self, name: str, ids: Sequence[str]) -> dict[str, Tensor] | None:
+        """What ``save_features`` wrote for exactly these ids, or None."""
+        from safetensors import safe_open
+
+        path = self.folder / "features" / f"{name}.safetensors"
+        if not path.exists():
+            return None
+        with safe_open(path, framework="pt") as file:
+            if json.loads((file.metadata() or {}).get("ids", "null")) != list(ids):
+                return None
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+
+    @contextmanager
+    def new_folder(self, name: str) -> Iterator[Path]:
+        """A temporary folder that takes its name when the block ends without an error."""
+        temporary, final = self.folder / f".{name}.tmp", self.folder / name
+        shutil.rmtree(temporary, ignore_errors=True)
+        with storage_errors(self.folder):
+            temporary.mkdir()
+            yield temporary
+            shutil.rmtree(final, ignore_errors=True)
+            temporary.rename(final)
+
+    def drop_folder(self, name: str) -> None:
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with storage_errors(self.folder):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+
+@contextmanager
+def storage_errors(folder: Path) -> Iterator[None]:
+    """Turns a full disk or a broken database into one line; everything journalled before it stays."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise RunError(
+            f"{folder}/run.db: {error}; free some space or check the disk, then run the same command"
+        ) from error
+    except OSError as error:
+        raise RunError(f"{folder}: {error.strerror or error}; free some space, then run the same command") from error
+
+
+def differing_keys(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of the leaves in which two nested dictionaries differ."""
+    keys: list[str] = []
+    for key in [*a, *(key for key in b if key not in a)]:
+        left, right = a.get(key), b.get(key)
+        # label_descriptions and weights are values, not sections
+        if isinstance(left, dict) and isinstance(right, dict) and not prefix:
+            keys += differing_keys(left, right, f"{key}.")
+        elif left != right:
+            keys.append(prefix + key)
+    return keys
+
+
+def _at(values: dict[str, Any], dotted: str) -> Any:
+    section, _, key = dotted.partition(".")
+    return values.get(section, {}).get(key) if key else values.get(section)
+
+
+def _request_body(request: Request) -> dict[str, Any]:
+    return {
+        "prompt": request.prompt,
+        "messages": request.messages,
+        "seed": request.seed,
+        "max_new_tokens": request.max_new_tokens,
+        "temperature": request.temperature,
+        "top_k": request.top_k,
+        "top_p": request.top_p,
+        "stop": request.stop,
+    }
+
+
+def fingerprint(examples: Iterable[Example]) -> str:
+    """Identity of a list of examples, order included."""
+    return content_hash([example.id for example in examples])

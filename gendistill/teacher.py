@@ -1,0 +1,126 @@
+"""The teacher of a run: a student trained on the real data once, whose checkpoints give features and label checks.
+
+Everything it computes is kept in the run directory, so a resumed run loads the teacher only if features are missing,
+and trains it only if it was killed before training ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from gendistill.config import StudentConfig
+from gendistill.examples import Example
+from gendistill.models import model_error, resolve
+from gendistill.progress import Reporter
+from gendistill.store import Store
+from gendistill.students.base import Features
+from gendistill.students.encoder import FEATURE_SCALE, EncoderStudent
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+_Compute = Callable[[Sequence[Example]], dict[str, Tensor]]
+
+FOLDER = "teacher"
+CHUNK = (
+    4096  # candidates per feature file; a chunk is computed whole, so its batches never depend on where a run was cut
+)
+
+
+class Teacher:
+    """:param real: the rows that it is trained on."""
+
+    def __init__(
+        self,
+        config: StudentConfig,
+        student: EncoderStudent,
+        real: Sequence[Example],
+        store: Store,
+        reporter: Reporter,
+        seed: int,
+    ) -> None:
+        self.config, self.student, self.real = config, student, real
+        self.store, self.reporter, self.seed = store, reporter, seed
+        self._ready = False
+        self._embedder: SentenceTransformer | None = None
+
+    def prepare(self) -> EncoderStudent:
+        """The trained student: loaded from the run directory, or trained and saved there."""
+        if self._ready:
+            return self.student
+        folder = self.store.folder / FOLDER
+        if folder.is_dir():
+            self.student.load(folder)
+        else:
+            with self.reporter.track("train teacher", self.config.steps) as advance:
+                self.student.fit(
+                    self.real,
+                    seed=self.seed,
+                    checkpoints=self.config.checkpoints,
+                    progress=lambda done, total: advance(done),
+                )
+            with self.store.new_folder(FOLDER) as temporary:
+                self.student.save(temporary)
+        self._ready = True
+        return self.student
+
+    def embeddings(self, name: str, examples: Sequence[Example]) -> Tensor:
+        """(n, d) float32, rows of length 1: sentence-transformers if configured, the pretrained student otherwise."""
+        return self._stored(name, examples, lambda rows: {"embedding": self._embed(rows)})["embedding"]
+
+    def features(self, name: str, examples: Sequence[Example]) -> tuple[Tensor, list[Features]]:
+        """Embeddings (n, d) and the features at every checkpoint."""
+        arrays = self._stored(name, examples, self._everything)
+        count = self.config.checkpoints
+        return arrays["embedding"], [Features(arrays[f"hidden.{t}"], arrays[f"probs.{t}"]) for t in range(count)]
+
+    def _everything(self, rows: Sequence[Example]) -> dict[str, Tensor]:
+        student = self.prepare()
+        arrays = {}
+        embedding = self._embed(rows)
+        for t in range(self.config.checkpoints):
+            if t == 0 and self.config.embedder is None:
+                # The first checkpoint has the pretrained body: its features are the embeddings, scaled.
+                features = student.classify(embedding * FEATURE_SCALE, checkpoint=0)
+            else:
+                features = student.features(rows, checkpoint=t)
+            arrays[f"hidden.{t}"], arrays[f"probs.{t}"] = features.hidden, features.probabilities
+        return {"embedding": embedding, **arrays}
+
+    def _embed(self, rows: Sequence[Example]) -> Tensor:
+        if self.config.embedder is None:
+            return self.student.embed(rows)
+        if self._embedder is None:
+            from sentence_transformers import SentenceTransformer
+
+            try:
+                self._embedder = SentenceTransformer(
+                    resolve(self.config.embedder),
+                    trust_remote_code=self.config.trust_remote_code,
+                    model_kwargs={"use_safetensors": True},
+                )
+            except Exception as error:
+                raise model_error(self.config.embedder, error) from error
+        vectors = self._embedder.encode(
+            [row.text for row in rows], convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False
+        )
+        return vectors.float().cpu()
+
+    def _stored(self, name: str, examples: Sequence[Example], compute: _Compute) -> dict[str, Tensor]:
+        """Arrays for the examples, chunk by chunk, each chunk from its file if it is there."""
+        parts: list[dict[str, Tensor]] = []
+        with self.reporter.track(f"features of {name}", len(examples)) as advance:
+            for start in range(0, max(len(examples), 1), CHUNK):
+                rows = examples[start : start + CHUNK]
+                file, ids = f"{name}-{start // CHUNK:05d}", [row.id for row in rows]
+                arrays = self.store.load_features(file, ids)
+                if arrays is None:
+                    arrays = compute(rows)
+                    self.store.save_features(file, ids, arrays)
+                parts.append(arrays)
+                advance(start + len(rows))
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
