@@ -67,7 +67,7 @@ def dataset_card(info: CardInfo) -> str:
         "## Licence and limits\n\n"
         "A language model that was shown examples of real data wrote the texts: the terms of that data and of the "
         "model apply to them. They may state things that are not true, carry the biases of both, and stand close to "
-        "real texts. The set is made for training a classifier of these classes and has been measured for nothing else.\n"
+        "real texts. The set is made for training a classifier of these classes; it was measured for nothing else.\n"
     )
     return "\n".join(parts)
 
