@@ -6,6 +6,7 @@ teacher's probabilities (`feature_filter`). Nothing here imports torch.
 
 from __future__ import annotations
 
+import copy
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -168,8 +169,8 @@ def _longest_run(hits: npt.NDArray[np.bool_]) -> int:
 SENTENCE_ENDS = frozenset(".!?\u203d\u3002\u061f\u06d4\u0964\u0965\u0589\u1362\u104b")
 ENDS_SHARE = 0.8  # real texts that must end like a sentence before an unfinished candidate counts as cut off
 _SAME_CHARACTER = re.compile(r"(\S)\1{4,}")
-LEARN_ROWS = 20_000  # real rows that the shape of the texts is learnt from, at most
-BLOCK_ROWS = 8_192
+LEARN_ROWS = 5_000  # real rows that the shape of the texts is learnt from, at most
+BLOCK_ROWS = 4_096
 
 
 def _ends_like_sentence(text: str) -> bool:
@@ -239,8 +240,7 @@ class TextFilter:
         if not real:
             raise DataError("filters: there are no real rows to learn lengths from; give a dataset with rows")
         sample = real[:: -(-len(real) // LEARN_ROWS)]
-        folded_sample = [fold(example.text) for example in sample]
-        shapes = [_shape(example.text, units) for example, units in zip(sample, folded_sample, strict=True)]
+        shapes = [_shape(example.text, fold(example.text)) for example in sample]
         self._min_letters = 0.75 * float(np.quantile([shape.letters for shape in shapes], 0.01))
         self._min_distinct = 0.5 * float(np.quantile([shape.distinct for shape in shapes], 0.01))
         self._max_unit_run = max(4, int(np.quantile([shape.unit_run for shape in shapes], 0.999)))
@@ -248,7 +248,7 @@ class TextFilter:
         self._bad_characters_usual = np.mean([_bad_character(example.text) is not None for example in sample]) > 0.05
         self._real_end_share = float(np.mean([_ends_like_sentence(example.fields[-1]) for example in sample]))
 
-        units = [unit for row in folded_sample[:1000] for unit in row]
+        units = [unit for example in sample[:1000] for unit in fold(example.text)]
         spaceless = sum(len(unit) == 1 and _is_spaceless(ord(unit)) for unit in units) > len(units) / 2
         self._unit = "characters" if spaceless else "words"
         self._ngram = config.real_copy_ngram * (2 if spaceless else 1)  # a Chinese word has about two characters
@@ -299,6 +299,12 @@ class TextFilter:
             return Rejection("real_copy", f"{shared} consecutive {self._unit} are in the real data")
         self._accepted.add(key)
         return None
+
+    def fresh(self) -> TextFilter:
+        """The same filter before any candidate: shares what was learnt from the real rows, which takes long to learn."""
+        other = copy.copy(self)
+        other._accepted = set()
+        return other
 
     def _garbage(self, text: str, units: Sequence[str]) -> str | None:
         bad = None if self._bad_characters_usual else _bad_character(text)

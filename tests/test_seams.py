@@ -44,11 +44,20 @@ def modules() -> Iterator[tuple[str, Path]]:
         yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
 
 
+def at_run_time(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes below one, without those that only a type checker sees."""
+    yield node
+    if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+        return
+    for child in ast.iter_child_nodes(node):
+        yield from at_run_time(child)
+
+
 def imported(module: str, path: Path) -> set[str]:
-    """Full dotted names of all that a module imports, at its top or inside functions."""
+    """Full dotted names of all that a module imports when it runs, at its top or inside functions."""
     names: set[str] = set()
     package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in at_run_time(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -89,6 +98,8 @@ def test_the_import_reader_sees_every_way_to_import(tmp_path: Path) -> None:
         "    import gendistill.cli.main\n"
         "    from ..data import load\n"
         "    from . import swap\n"
+        "if TYPE_CHECKING:\n"
+        "    from gendistill.loop import Distilled\n"
     )
     names = imported("gendistill.selection.greedy", source)
     assert reaches(names, *TOP) == {"gendistill.loop", "gendistill.cli.main"}

@@ -201,13 +201,13 @@ def _know_the_classes(model: Any, tokenizer: Any) -> None:
             first.o_proj.weight[direction, direction] += 2.0
 
 
-def _train(model: Any, tokenizer: Any, rows: list[dict[str, str]], steps: int = 150) -> None:
+def _train(model: Any, tokenizer: Any, rows: list[dict[str, str]], steps: int = 300) -> None:
     import torch
 
     rng = random.Random(2)
     by_label = {name: [row["text"] for row in rows if row["label"] == name] for name in CLASS_NAMES}
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-2, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-2, total_steps=steps)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-2, total_steps=steps)
     for _ in range(steps):
         batch = [tokenizer.encode(_list(rng, by_label)).ids for _ in range(8)]
         width = max(map(len, batch))
