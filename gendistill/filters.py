@@ -301,7 +301,7 @@ class TextFilter:
         return None
 
     def fresh(self) -> TextFilter:
-        """The same filter before any candidate: shares what was learnt from the real rows, which takes long to learn."""
+        """The same filter before any candidate; shares what was learnt from the real rows, which takes long."""
         other = copy.copy(self)
         other._accepted = set()
         return other
