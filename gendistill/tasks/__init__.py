@@ -1,0 +1,7 @@
+"""The tasks: one file each. A new task is a file here and a line in ``TASKS``. Imports nothing heavy."""
+
+from gendistill.tasks.text_classification import TextClassification
+
+TASKS = {TextClassification.name: TextClassification}
+
+__all__ = ["TASKS", "TextClassification"]
