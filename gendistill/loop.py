@@ -7,7 +7,6 @@ computed again from it, by functions of their arguments, so that a resumed run e
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from gendistill.clusters import class_clusters
 from gendistill.compare import real_baselines
 from gendistill.config import Config
 from gendistill.data import RealData, load_real
+from gendistill.data.export import json_line
 from gendistill.errors import GenerationError
 from gendistill.evaluate import Draw, Measured, evaluate, random_rows, stratified_sample
 from gendistill.examples import Candidate, Example, by_class
@@ -146,7 +146,9 @@ class _Run:
         for line in self.real.report.lines():
             reporter.say(line)
         store.remember("real data", fingerprint([*self.real.train, *self.real.dev, *self.real.test]))
-        self.task = TextClassification(self.real.label_names, self.real.label_descriptions, self.real.description)
+        self.task = TextClassification(
+            tuple(self.real.label_names), self.real.label_descriptions, self.real.description
+        )
         self.num_classes = len(self.real.label_names)
         self.student = EncoderStudent(config.student, self.num_classes)
         self.teacher = Teacher(config.student, self.student, self.real.train, store, reporter, config.seed)
@@ -282,7 +284,7 @@ class _Run:
     def _generate(self, number: int, planned: Sequence[Planned]) -> None:
         missing = self.store.missing(planned)
         done = len(planned) - len(missing)
-        watch = _GarbageWatch(self.task, TextFilter(self.config.filters, self.real.train), self.chat)
+        watch = _GarbageWatch(self.task, self.text_filter.fresh(), self.chat)
         labels = {p.request.id: p.label for p in planned}
         with self.reporter.track(f"generate {number}", len(planned), done=done) as advance:
             for _, reply in self.store.replies(planned):
@@ -485,8 +487,3 @@ def parse(task: TextClassification, reply: Any, chat: bool) -> list[str]:
     cut = reply.text.strip() if reply.finish_reason == "length" else ""
     return task.parse_reply(reply.text, reply.finish_reason, chat) or [cut]
 
-
-def json_line(row: dict[str, Any]) -> str:
-    """One JSON object on one line, whatever line separators its texts contain."""
-    line = json.dumps(row, ensure_ascii=False)
-    return line.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029").replace("\x85", "\\u0085") + "\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 Advance = Callable[[int], None]  # the number done so far
@@ -14,16 +14,10 @@ class Reporter(Protocol):
         """One line worth knowing."""
         ...
 
-    def track(self, stage: str, total: int, done: int = 0) -> _Tracker:
+    def track(self, stage: str, total: int, done: int = 0) -> AbstractContextManager[Advance]:
         """A stage of ``total`` units of which ``done`` were there before this process began (they do not count
         towards its rate)."""
         ...
-
-
-class _Tracker(Protocol):
-    def __enter__(self) -> Advance: ...
-
-    def __exit__(self, *exception: object) -> bool | None: ...
 
 
 class Silent:

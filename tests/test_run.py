@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -99,7 +100,7 @@ def test_every_reply_is_accounted_for(finished: tuple[Config, Distilled]) -> Non
 def test_the_objective_never_rises_over_rounds(finished: tuple[Config, Distilled]) -> None:
     losses = [round.loss for round in finished[1].rounds]
     assert len(losses) >= 2
-    assert all(later <= earlier + 1e-9 for earlier, later in zip(losses, losses[1:], strict=False))
+    assert all(later <= earlier + 1e-9 for earlier, later in itertools.pairwise(losses))
 
 
 def test_parents_of_a_chosen_text_are_of_its_class(finished: tuple[Config, Distilled]) -> None:

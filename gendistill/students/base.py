@@ -22,7 +22,11 @@ class Features:
 
 class Student(Protocol):
     num_classes: int
-    checkpoints: int  # how many checkpoints the last fit kept; 0 before any fit
+
+    @property
+    def checkpoints(self) -> int:
+        """How many checkpoints the last fit kept; 0 before any fit."""
+        ...
 
     def fit(self, examples: Sequence[Example], *, seed: int) -> None:
         """Train from the pretrained weights (never from an earlier fit)."""
