@@ -51,11 +51,11 @@ def gguf_package(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, *, da
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(16)
-    tokens = ["<unk>", "<s>", "</s>", *map(chr, range(ord("a"), ord("m"))), "ab"]
+    tokens = ["<unk>", "<s>", "</s>", *map(chr, range(ord("a"), ord("l"))), "ab", "cd"]
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(tokens)
     writer.add_token_types([3, 3, 3] + [1] * 13)
-    writer.add_token_merges(["a b"])
+    writer.add_token_merges(["a b", "c d"])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     names = {
@@ -91,7 +91,7 @@ def test_a_builtin_gguf_model_is_converted_once(tmp_path: Path, cache: Path, mon
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {file.name for file in folder.iterdir()}
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]  # nothing half made is left
     model, tokenizer = load_causal_lm("builtin:tinygguf", torch.bfloat16)
-    assert tokenizer("cab", add_special_tokens=False).input_ids == [5, 15]
+    assert tokenizer("dab", add_special_tokens=False).input_ids == [6, 14]
     embedding = tiny().state_dict()["model.embed_tokens.weight"]
     assert torch.equal(model.get_input_embeddings().weight, embedding.to(torch.bfloat16))
     made = (folder / "model.safetensors").stat().st_mtime_ns
