@@ -48,7 +48,7 @@ class StudentConfig(Section):
     model: str = Field("builtin:minilm", description="hub encoder, folder, or builtin:minilm")
     max_tokens: int = Field(96, ge=4)
     batch_size: int = Field(16, ge=1)
-    steps: int = Field(40, ge=1, description="optimiser steps of the teacher and of each student measured")
+    steps: int = Field(30, ge=1, description="optimiser steps of the teacher and of each student measured")
     learning_rate: float = Field(1e-4, gt=0)
     head_learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
@@ -81,7 +81,7 @@ class GeneratorConfig(Section):
     top_k: int = Field(50, ge=0)
     top_p: float = Field(0.95, gt=0, le=1)
     max_new_tokens: int | None = Field(None, ge=1, description="learnt from the real lengths if absent")
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(64, ge=1)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     template: Path | None = Field(None, description="a prompt template of your own instead of the one shipped")
     trust_remote_code: bool = False
@@ -104,7 +104,7 @@ class ObjectiveConfig(Section):
     weights: dict[str, float] = Field(
         default_factory=lambda: {"meta_model": 1.0, "gradient": 1.0}, description="objective name -> weight"
     )
-    ridge: float = Field(0.1, gt=0, description="regularisation of the meta-model's kernel ridge regression")
+    ridge: float = Field(1.0, gt=0, description="regularisation of the meta-model's kernel ridge regression")
     target_rows_per_class: int = Field(200, ge=1, description="real rows that the objectives look at, at most")
 
     @field_validator("weights")
