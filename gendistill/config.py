@@ -48,11 +48,12 @@ class StudentConfig(Section):
     model: str = Field("builtin:minilm", description="hub encoder, folder, or builtin:minilm")
     max_tokens: int = Field(96, ge=4)
     batch_size: int = Field(16, ge=1)
-    steps: int = Field(30, ge=1, description="optimiser steps of the teacher and of each student measured")
+    steps: int = Field(16, ge=1, description="optimiser steps of the teacher and of each student measured")
     learning_rate: float = Field(1e-4, gt=0)
     head_learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps")
+    dropout: bool = Field(False, description="the encoder's own; on a few dozen examples it is mostly noise")
     head_init: Literal["probe", "random"] = Field(
         "probe", description="logistic probe on frozen features, or N(0, 0.02)"
     )
@@ -75,13 +76,13 @@ class GeneratorConfig(Section):
     model: str = Field("builtin:gemma-3-270m", description="hub causal LM, folder, or builtin:gemma-3-270m")
     mode: Literal["auto", "base", "chat"] = Field("auto", description="auto: chat if the tokenizer has a chat template")
     candidates_per_class: int = Field(64, ge=1, description="asked for over all rounds")
-    samples_per_prompt: int = Field(4, ge=1, description="requests that share one prompt, and so its prefill")
+    samples_per_prompt: int = Field(6, ge=1, description="requests that share one prompt, and so its prefill")
     exemplars: int = Field(4, ge=0, description="real texts of the class shown in a prompt")
     temperature: float = Field(0.9, gt=0)
     top_k: int = Field(50, ge=0)
     top_p: float = Field(0.95, gt=0, le=1)
     max_new_tokens: int | None = Field(None, ge=1, description="learnt from the real lengths if absent")
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(160, ge=1, description="rows decoded together")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     template: Path | None = Field(None, description="a prompt template of your own instead of the one shipped")
     trust_remote_code: bool = False
@@ -102,10 +103,10 @@ class FilterConfig(Section):
 
 class ObjectiveConfig(Section):
     weights: dict[str, float] = Field(
-        default_factory=lambda: {"meta_model": 1.0, "gradient": 1.0}, description="objective name -> weight"
+        default_factory=lambda: {"meta_model": 1.0, "gradient": 0.5}, description="objective name -> weight"
     )
     ridge: float = Field(1.0, gt=0, description="regularisation of the meta-model's kernel ridge regression")
-    target_rows_per_class: int = Field(200, ge=1, description="real rows that the objectives look at, at most")
+    target_rows_per_class: int = Field(100, ge=1, description="real rows that the objectives look at, at most")
 
     @field_validator("weights")
     @classmethod

@@ -447,6 +447,7 @@ class _Run:
             self.student,
             self.config.student,
             seeds=settings.seeds,
+            trained={("full data", 0): self.teacher.prepare} if self.teacher.available else {},
             first_seed=self.config.seed,
             journal=self.store,
             reporter=self.reporter,
@@ -486,4 +487,3 @@ def parse(task: TextClassification, reply: Any, chat: bool) -> list[str]:
     """The texts of a reply; a reply without any counts as one empty or cut-off text, so that nothing vanishes."""
     cut = reply.text.strip() if reply.finish_reason == "length" else ""
     return task.parse_reply(reply.text, reply.finish_reason, chat) or [cut]
-

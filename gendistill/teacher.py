@@ -23,7 +23,8 @@ from gendistill.students.encoder import FEATURE_SCALE, EncoderStudent
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-_Compute = Callable[[Sequence[Example]], dict[str, Tensor]]
+_Tick = Callable[[float], None]  # the share that is done
+_Compute = Callable[[Sequence[Example], _Tick], dict[str, Tensor]]
 
 FOLDER = "teacher"
 CHUNK = (
@@ -48,6 +49,11 @@ class Teacher:
         self._ready = False
         self._embedder: SentenceTransformer | None = None
 
+    @property
+    def available(self) -> bool:
+        """Whether it is trained already, in memory or in the run directory."""
+        return self._ready or (self.store.folder / FOLDER).is_dir()
+
     def prepare(self) -> EncoderStudent:
         """The trained student: loaded from the run directory, or trained and saved there."""
         if self._ready:
@@ -70,7 +76,7 @@ class Teacher:
 
     def embeddings(self, name: str, examples: Sequence[Example]) -> Tensor:
         """(n, d) float32, rows of length 1: sentence-transformers if configured, the pretrained student otherwise."""
-        return self._stored(name, examples, lambda rows: {"embedding": self._embed(rows)})["embedding"]
+        return self._stored(name, examples, self._embedding_alone)["embedding"]
 
     def features(self, name: str, examples: Sequence[Example]) -> tuple[Tensor, list[Features]]:
         """Embeddings (n, d) and the features at every checkpoint."""
@@ -78,22 +84,28 @@ class Teacher:
         count = self.config.checkpoints
         return arrays["embedding"], [Features(arrays[f"hidden.{t}"], arrays[f"probs.{t}"]) for t in range(count)]
 
-    def _everything(self, rows: Sequence[Example]) -> dict[str, Tensor]:
+    def _embedding_alone(self, rows: Sequence[Example], tick: _Tick) -> dict[str, Tensor]:
+        return {"embedding": self._embed(rows, tick)}
+
+    def _everything(self, rows: Sequence[Example], tick: _Tick) -> dict[str, Tensor]:
         student = self.prepare()
         arrays = {}
-        embedding = self._embed(rows)
-        for t in range(self.config.checkpoints):
+        total = self.config.checkpoints
+        embedding = self._embed(rows, lambda share: tick(share / total))
+        for t in range(total):
             if t == 0 and self.config.embedder is None:
                 # The first checkpoint has the pretrained body: its features are the embeddings, scaled.
                 features = student.classify(embedding * FEATURE_SCALE, checkpoint=0)
             else:
-                features = student.features(rows, checkpoint=t)
+                features = student.features(
+                    rows, checkpoint=t, progress=lambda done, count, t=t: tick((t + done / count) / total)
+                )
             arrays[f"hidden.{t}"], arrays[f"probs.{t}"] = features.hidden, features.probabilities
         return {"embedding": embedding, **arrays}
 
-    def _embed(self, rows: Sequence[Example]) -> Tensor:
+    def _embed(self, rows: Sequence[Example], tick: _Tick) -> Tensor:
         if self.config.embedder is None:
-            return self.student.embed(rows)
+            return self.student.embed(rows, progress=lambda done, count: tick(done / count))
         if self._embedder is None:
             from sentence_transformers import SentenceTransformer
 
@@ -112,15 +124,21 @@ class Teacher:
 
     def _stored(self, name: str, examples: Sequence[Example], compute: _Compute) -> dict[str, Tensor]:
         """Arrays for the examples, chunk by chunk, each chunk from its file if it is there."""
-        parts: list[dict[str, Tensor]] = []
-        with self.reporter.track(f"features of {name}", len(examples)) as advance:
-            for start in range(0, max(len(examples), 1), CHUNK):
-                rows = examples[start : start + CHUNK]
-                file, ids = f"{name}-{start // CHUNK:05d}", [row.id for row in rows]
-                arrays = self.store.load_features(file, ids)
-                if arrays is None:
-                    arrays = compute(rows)
-                    self.store.save_features(file, ids, arrays)
-                parts.append(arrays)
-                advance(start + len(rows))
-        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        chunks = [examples[start : start + CHUNK] for start in range(0, max(len(examples), 1), CHUNK)]
+        files = [f"{name}-{index:05d}" for index in range(len(chunks))]
+        ids = [[row.id for row in rows] for rows in chunks]
+        parts = [self.store.load_features(file, keys) for file, keys in zip(files, ids, strict=True)]
+        if compute == self._everything and None in parts:
+            self.prepare()  # before the bar of this stage: it has one of its own
+        done = sum(len(rows) for rows, part in zip(chunks, parts, strict=True) if part is not None)
+        whole: list[dict[str, Tensor]] = []
+        with self.reporter.track(f"features of {name}", len(examples), done=done) as advance:
+            for file, keys, rows, part in zip(files, ids, chunks, parts, strict=True):
+                if part is None:
+                    before, count = done, len(rows)
+                    part = compute(rows, lambda share, b=before, n=count: advance(b + int(share * n)))
+                    self.store.save_features(file, keys, part)
+                    done += len(rows)
+                    advance(done)
+                whole.append(part)
+        return {key: torch.cat([part[key] for part in whole]) for key in whole[0]}

@@ -23,6 +23,7 @@ from gendistill.students.base import Features
 
 FEATURE_SCALE = 10.0  # unit-length features make a softmax head far too timid at ordinary learning rates
 PREDICT_BATCH = 64
+FROZEN_KEPT = 50_000  # rows whose pretrained features are remembered: 77 MB at 384 dimensions
 Progress = Callable[[int, int], None]  # done, total
 
 
@@ -60,6 +61,7 @@ class EncoderStudent:
         self._pretrained = _copy_state(self.encoder)
         self._states: list[dict[str, Tensor]] = []
         self._present: dict[str, Tensor] | None = None  # the checkpoint that is loaded, if any
+        self._frozen: dict[str, Tensor] = {}  # example id -> head input at the pretrained weights
 
     @property
     def checkpoints(self) -> int:
@@ -105,7 +107,7 @@ class EncoderStudent:
                 if step in keep_at:
                     self._states.append(self._state())
                 rows = next(batches)
-                self.encoder.train()
+                self.encoder.train(recipe.dropout)
                 with self._autocast():
                     logits = self.head(self._pool([encoded[row] for row in rows]))
                     loss = nn.functional.cross_entropy(logits.float(), labels[rows].to(self.device))
@@ -127,7 +129,7 @@ class EncoderStudent:
         if self.config.head_init == "random":
             return
         rows = torch.randperm(len(examples), generator=generator)[: self.config.probe_rows].sort().values.tolist()
-        hidden = self._hidden([examples[row] for row in rows])
+        hidden = self._frozen_hidden([examples[row] for row in rows])
         weight, bias = fit_probe(hidden, labels[rows], self.num_classes)
         with torch.no_grad():
             self.head.weight.copy_(weight)
@@ -154,10 +156,23 @@ class EncoderStudent:
 
     def embed(self, examples: Sequence[Example], *, progress: Progress | None = None) -> Tensor:
         """Mean-pooled embeddings of the pretrained encoder, (n, d) float32, rows of length 1."""
-        if self._present is not None or not self._states:
+        return self._frozen_hidden(examples, progress) / FEATURE_SCALE
+
+    def _frozen_hidden(self, examples: Sequence[Example], progress: Progress | None = None) -> Tensor:
+        """Head inputs at the pretrained weights, remembered, since every fit begins from them."""
+        ids = [example.id for example in examples]
+        new = [row for row, identity in enumerate(ids) if identity not in self._frozen]
+        if len(self._frozen) + len(new) > FROZEN_KEPT:
+            self._frozen.clear()
+            new = list(range(len(ids)))
+        if new:
             self.encoder.load_state_dict(self._pretrained)
             self._present = None
-        return self._hidden(examples, progress) / FEATURE_SCALE
+            hidden = self._hidden([examples[row] for row in new], progress)
+            self._frozen.update(zip((ids[row] for row in new), hidden, strict=True))
+        return (
+            torch.stack([self._frozen[identity] for identity in ids]) if ids else torch.empty(0, self.head.in_features)
+        )
 
     def _hidden(self, examples: Sequence[Example], progress: Progress | None = None) -> Tensor:
         """(n, d) float32 on the CPU, at the present weights, computed in batches of like length."""

@@ -1,0 +1,166 @@
+"""The command line as a user meets it: fast help, one clear line for every wrong input, files in every format."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gendistill.cli import main
+
+COMMANDS = ("generate", "evaluate", "export", "doctor")
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["gendistill", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return int(stopped.value.code or 0)
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
+def test_no_help_imports_torch(command: list[str]) -> None:
+    code = (
+        "import sys\nfrom gendistill.cli import main\n"
+        f"sys.argv = ['gendistill', *{command!r}, '--help']\n"
+        "try:\n    main()\nexcept SystemExit as stopped:\n    assert not stopped.code\n"
+        "heavy = {'torch', 'transformers', 'faiss', 'datasets', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "Usage:" in result.stdout
+
+
+def test_help_answers_at_once() -> None:
+    """0.3 s on a quiet machine; twice a bare interpreter plus that where the machine is busy."""
+
+    def seconds(*command: str) -> float:
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            subprocess.run([sys.executable, *command], capture_output=True, timeout=60, check=True)
+            times.append(time.perf_counter() - start)
+        return statistics.median(times)
+
+    seconds("-m", "gendistill", "--help")  # the first time compiles bytecode
+    bare = seconds("-c", "pass")
+    assert seconds("-m", "gendistill", "--help") < 0.3 + 4 * bare
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from gendistill import __version__
+
+    assert run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"gendistill {__version__}\n"
+
+
+@pytest.fixture
+def rows_csv(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.csv"
+    lines = [f"row number {i} of class {label},{label}" for label in ("good", "bad") for i in range(20)]
+    path.write_text("text,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+WRONG = {
+    "no such file": (["--dataset", "./nothing.csv"], r"nothing\.csv"),
+    "unknown column": (["--dataset", "ROWS", "--text-column", "body"], r"body.*text, label|body.*'text'"),
+    "label not among the names": (["--dataset", "ROWS", "--label-names", "good,great"], r"bad"),
+    "budget above the rows": (["--dataset", "ROWS", "--per-class", "500"], r"500"),
+    "unknown key": (["--dataset", "ROWS", "--set", "generator.tempratur=1"], r"generator\.tempratur: no such key"),
+    "value that does not fit": (["--dataset", "ROWS", "--set", "generator.top_p=7"], r"generator\.top_p.*less than"),
+    "no KEY=VALUE": (["--set", "generator"], r"KEY=VALUE"),
+    "objective that is no number": (["--objective", "gradient=much"], r"much.*not a number"),
+    "unknown student": (["--dataset", "ROWS", "--per-class", "2", "--student", "./no-model"], r"no-model"),
+    "unknown built-in model": (
+        ["--dataset", "ROWS", "--per-class", "2", "--student", "builtin:gpt"],
+        r"builtin:minilm",
+    ),
+    "hub name without a hub": (
+        ["--dataset", "ROWS", "--per-class", "2", "--student", "someone/some-model"],
+        r"some-model",
+    ),
+    "no configuration file": (["--config", "none.yaml"], r"none\.yaml"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_input_is_one_line_and_leaves_nothing_half_written(
+    name: str, rows_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, expected = WRONG[name]
+    out = tmp_path / "run"
+    code = run(monkeypatch, "generate", "--out", str(out), *(str(rows_csv) if a == "ROWS" else a for a in arguments))
+    error = capsys.readouterr().err.strip()
+    assert code != 0
+    assert len(error.splitlines()) == 1 and error.startswith("error: "), error
+    assert "Traceback" not in error
+    import re
+
+    assert re.search(expected, error), error
+    assert not (out / "distilled.jsonl").exists()
+
+
+def test_a_wrong_flag_is_said_by_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "generate", "--per-clas", "3") == 2
+    assert "--per-clas" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gendistill.errors import ConfigError
+
+    monkeypatch.setattr(sys, "argv", ["gendistill", "generate", "--config", "none.yaml", "--debug"])
+    with pytest.raises(ConfigError):
+        main()
+
+
+def test_remote_code_runs_only_by_its_flag() -> None:
+    from gendistill import Config
+
+    config = Config()
+    assert not config.student.trust_remote_code and not config.generator.trust_remote_code
+
+
+def test_generate_then_export_then_evaluate(
+    tmp_path: Path,
+    tiny_encoder_dir: Path,
+    tiny_causal_dir: Path,
+    tiny_jsonl: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from test_run import small_config
+
+    out = tmp_path / "run"
+    config = small_config(out, tiny_encoder_dir, tiny_causal_dir, tiny_jsonl)
+    import yaml
+
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(json.loads(config.model_dump_json())), encoding="utf-8")
+    assert run(monkeypatch, "generate", "-c", str(file)) == 0
+    told = capsys.readouterr().out
+    for words in ("distilled", "random real rows", "k-means-nearest", "random of the pool", "full data", "next:"):
+        assert words in told
+    assert "generate 1: 36/36" in told  # a truthful total where there is no terminal
+
+    exported = tmp_path / "openai.jsonl"
+    assert run(monkeypatch, "export", str(out), "--format", "openai", "-o", str(exported)) == 0
+    first = json.loads(exported.read_text(encoding="utf-8").splitlines()[0])
+    assert [message["role"] for message in first["messages"]][-2:] == ["user", "assistant"]
+
+    figures = tmp_path / "figures.json"
+    arguments = ["evaluate", str(out / "distilled.jsonl"), "-c", str(file), "--seeds", "1", "--json", str(figures)]
+    assert run(monkeypatch, *arguments) == 0
+    methods = {row["method"]: row for row in json.loads(figures.read_text(encoding="utf-8"))}
+    assert set(methods) == {"distilled.jsonl", "random real rows", "k-means-nearest real rows", "full data"}
+    assert methods["distilled.jsonl"]["rows"] == 9
+
+    wrong = ["export", str(out), "--format", "parquet"]
+    assert run(monkeypatch, *wrong) != 0
+    assert "openai" in capsys.readouterr().err
