@@ -49,7 +49,7 @@ class StudentConfig(Section):
     max_tokens: int = Field(96, ge=4)
     batch_size: int = Field(16, ge=1)
     steps: int = Field(16, ge=1, description="optimiser steps of the teacher and of each student measured")
-    learning_rate: float = Field(1e-4, gt=0)
+    learning_rate: float = Field(3e-5, gt=0, description="of the body")
     head_learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps")

@@ -73,7 +73,7 @@ def evaluate(
     keys: dict[tuple[str, int], str] = {}
     for (name, run), rows in sets.items():
         keys[name, run] = content_hash(recipe.model_dump(), test_key, first_seed + run, [row.id for row in rows])
-        if journal and (known := journal.evaluation(name, run, keys[name, run])):
+        if journal is not None and (known := journal.evaluation(name, run, keys[name, run])):
             results[name, run] = known
     with reporter.track("measure", len(sets), done=len(results)) as advance:
         # The ready ones first: the student that is trained next may be the same object.
@@ -87,7 +87,7 @@ def evaluate(
                 ready = student
                 ready.fit(rows, seed=first_seed + run)
             results[name, run] = score(ready.predict(test).argmax(1).numpy(), test, student.num_classes)
-            if journal:
+            if journal is not None:
                 journal.add_evaluation(name, run, keys[name, run], results[name, run])
             advance(len(results))
     return [

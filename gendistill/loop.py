@@ -7,8 +7,8 @@ computed again from it, by functions of their arguments, so that a resumed run e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from gendistill.teacher import FOLDER, Teacher
 MAX_TOP_UPS = 2  # extra rounds for classes whose pool is smaller than the budget
 GARBAGE_CHECK_AFTER = 64  # replies before a generator may be judged
 GARBAGE_SHARE = 0.02  # fewer usable replies than this share: stop asking
-REDUNDANT_DECIMALS = 5  # scores are written rounded, for readers
+DECIMALS = 5  # of the scores that are written, for readers
 
 
 @dataclass
@@ -190,7 +190,7 @@ class _Run:
                 ridge=self.config.objective.ridge,
             )
             objective = build_objective(self.config.objective.weights, inputs)
-            with self.reporter.track(f"choose {number}", 1) as advance:
+            with self.reporter.track(f"choose {number}", 1) as advance, _one_thread():
                 selection = select(
                     self.config.selection.method,
                     objective,
@@ -292,17 +292,16 @@ class _Run:
             watch.check()
             if not missing:
                 return
-            with closing(self.generator.generate(missing)) as replies:  # type: ignore[type-var]
-                for reply in replies:
-                    self.store.add_reply(reply)
-                    done += 1
-                    advance(done)
-                    watch.see(labels[reply.request_id], reply)
-                    try:
-                        watch.check()
-                    except GenerationError:
-                        self._judge_text_only(number, planned)
-                        raise
+            for reply in self.generator.generate(missing):
+                self.store.add_reply(reply)
+                done += 1
+                advance(done)
+                watch.see(labels[reply.request_id], reply)
+                try:
+                    watch.check()
+                except GenerationError:
+                    self._judge_text_only(number, planned)
+                    raise
 
     def _candidates(self, number: int, planned: Sequence[Planned]) -> list[tuple[Candidate, Rejection | None]]:
         """The texts of all replies, in the order asked, with the verdict of the filters on text."""
@@ -348,10 +347,8 @@ class _Run:
             )
             own_scores = [
                 {
-                    "teacher_probability": round(
-                        float(features[-1].probabilities[i, example.label]), REDUNDANT_DECIMALS
-                    ),
-                    "real_similarity": round(float(checked.real_similarity[i]), REDUNDANT_DECIMALS),
+                    "teacher_probability": round(float(features[-1].probabilities[i, example.label]), DECIMALS),
+                    "real_similarity": round(float(checked.real_similarity[i]), DECIMALS),
                 }
                 for i, example in enumerate(examples)
             ]
@@ -411,7 +408,7 @@ class _Run:
                     "label": candidate.example.label,
                     "label_name": self.real.label_names[candidate.example.label],
                     "id": candidate.id,
-                    "scores": {**self.pool.scores[index], "gain": round(without - whole, REDUNDANT_DECIMALS)},
+                    "scores": {**self.pool.scores[index], "gain": round(without - whole, DECIMALS)},
                     "provenance": {
                         "generator": candidate.generator,
                         "template": candidate.template,
@@ -452,6 +449,17 @@ class _Run:
             journal=self.store,
             reporter=self.reporter,
         )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Selection is thousands of small products: handing each to several threads costs more than it gains."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _GarbageWatch:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny import tiny_causal, tiny_encoder, tiny_rows, write_jsonl
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # tiny models: handing out their products costs more than it gains
 
 
 @pytest.fixture(scope="session")

@@ -161,7 +161,7 @@ def test_killed_at_random_points_it_loses_nothing_and_ends_with_the_same_bytes(
     """SIGKILL a real run again and again, each time a little later, until one ends by itself."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["gendistill.loop", "transformers", "torch"])
-    config = small_config(tmp_path / "killed", *dirs)
+    config = small_config(tmp_path / "killed" / "run", *dirs)
     luck = random.Random(0)
     kills, wait = 0, 0.3
     for _ in range(60):
@@ -185,7 +185,7 @@ def test_killed_at_random_points_it_loses_nothing_and_ends_with_the_same_bytes(
     else:
         pytest.fail("the run never ended")
     assert kills >= 5
-    fresh = config.model_copy(update={"out": tmp_path / "uninterrupted"})
+    fresh = config.model_copy(update={"out": tmp_path / "uninterrupted" / "run"})
     replay = Replay(config.generator.model, replies_of(config.out))
     process = context.Process(target=_replay, args=(fresh, replay))
     process.start()
@@ -278,7 +278,7 @@ class Garbage:
     def generate(self, requests: Iterable[Request]) -> Iterator[Reply]:
         for request in requests:
             self.asked += 1
-            yield Reply(request.id, "\x00\x01 ### @@@@ " * 3, "stop", 10, 10)
+            yield Reply(request.id, "}{ ][ )( " * 6, "stop", 10, 10)
 
 
 def test_a_generator_of_garbage_is_stopped_early_and_its_texts_are_kept(
@@ -287,7 +287,7 @@ def test_a_generator_of_garbage_is_stopped_early_and_its_texts_are_kept(
     config = small_config(tmp_path / "run", *dirs)
     config.generator.candidates_per_class = 200
     garbage = Garbage()
-    with pytest.raises(GenerationError, match=r"nothing usable: \d+ of its first 64 .*garbage 6\d"):
+    with pytest.raises(GenerationError, match=r"nothing usable: 0 of its first 64 replies passed \(\w+ \d+"):
         distill(config, generator=garbage)
     assert garbage.asked == 64
     with sqlite3.connect(config.out / "run.db") as db:

@@ -109,22 +109,24 @@ def _announce(console: Console, config: Config) -> None:
         f"into        {config.out}",
     )
     for line in lines:
-        console.print(line, markup=False, highlight=False)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _tell(console: Console, config: Config, result: Distilled) -> None:
     from gendistill.cli.terminal import results_table
 
     console.print()
-    console.print(f"turned away: {result.filters.summary() or 'nothing'}", markup=False, highlight=False)
+    console.print(
+        f"turned away: {result.filters.summary() or 'nothing'}", markup=False, highlight=False, soft_wrap=True
+    )
     if result.table:
         test_size = min(len(result.real.test), config.evaluate.max_test_rows)
         console.print(results_table(result.table, test_size))
     first = result.rows[0]["label_name"]
-    console.print(f"\nThe texts chosen for {first!r}:", markup=False, highlight=False)
+    console.print(f"\nThe texts chosen for {first!r}:", markup=False, highlight=False, soft_wrap=True)
     for row in result.rows:
         if row["label_name"] == first:
-            console.print(f"  - {row['text']}", markup=False, highlight=False)
+            console.print(f"  - {row['text']}", markup=False, highlight=False, soft_wrap=True)
     console.print(
         f"\n{len(result.rows)} texts in {result.path}, dataset card in {config.out}/README.md",
         markup=False,

@@ -46,7 +46,7 @@ class TerminalReporter:
         self.console = console
 
     def say(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False)
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def track(self, stage: str, total: int, done: int = 0) -> Iterator[Advance]:
