@@ -155,6 +155,10 @@ class _Run:
         self.generator = generator or build_generator(config.generator)
         # Whether it chats is asked of the store first: only the generator itself, loaded, can tell otherwise.
         known = store.meta("generator")
+        if not known:
+            reporter.say(
+                f"loading {config.generator.model}; a built-in model is unpacked the first time, about a minute"
+            )
         self.chat: bool = known["chat"] if known else self.generator.chat
         store.remember("generator", {"name": self.generator.name, "chat": self.chat})
         self.report = FilterReport()
