@@ -15,10 +15,10 @@ from torch import Tensor
 from gendistill.config import StudentConfig
 from gendistill.examples import Example
 from gendistill.models import model_error, resolve
-from gendistill.progress import Reporter
+from gendistill.progress import Advance, Reporter
 from gendistill.store import Store
 from gendistill.students.base import Features
-from gendistill.students.encoder import FEATURE_SCALE, EncoderStudent
+from gendistill.students.encoder import FEATURE_SCALE, EncoderStudent, Progress
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -97,9 +97,7 @@ class Teacher:
                 # The first checkpoint has the pretrained body: its features are the embeddings, scaled.
                 features = student.classify(embedding * FEATURE_SCALE, checkpoint=0)
             else:
-                features = student.features(
-                    rows, checkpoint=t, progress=lambda done, count, t=t: tick((t + done / count) / total)
-                )
+                features = student.features(rows, checkpoint=t, progress=_part(tick, t, total))
             arrays[f"hidden.{t}"], arrays[f"probs.{t}"] = features.hidden, features.probabilities
         return {"embedding": embedding, **arrays}
 
@@ -135,10 +133,19 @@ class Teacher:
         with self.reporter.track(f"features of {name}", len(examples), done=done) as advance:
             for file, keys, rows, part in zip(files, ids, chunks, parts, strict=True):
                 if part is None:
-                    before, count = done, len(rows)
-                    part = compute(rows, lambda share, b=before, n=count: advance(b + int(share * n)))
+                    part = compute(rows, _rows_done(advance, done, len(rows)))
                     self.store.save_features(file, keys, part)
                     done += len(rows)
                     advance(done)
                 whole.append(part)
         return {key: torch.cat([part[key] for part in whole]) for key in whole[0]}
+
+
+def _part(tick: _Tick, index: int, parts: int) -> Progress:
+    """Progress within one of several equal parts, as a share of the whole."""
+    return lambda done, total: tick((index + done / total) / parts)
+
+
+def _rows_done(advance: Advance, before: int, count: int) -> _Tick:
+    """The share done of a chunk, as rows done of its stage."""
+    return lambda share: advance(before + int(share * count))
