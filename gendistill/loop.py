@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from gendistill.card import run_card
 from gendistill.clusters import class_clusters
@@ -23,66 +22,24 @@ from gendistill.compare import real_baselines
 from gendistill.config import Config
 from gendistill.data import RealData, load_real
 from gendistill.data.export import json_line
-from gendistill.errors import GenerationError
+from gendistill.errors import ConfigError, GenerationError
 from gendistill.evaluate import Draw, Measured, evaluate, random_rows, stratified_sample
 from gendistill.examples import Candidate, Example, by_class
 from gendistill.filters import FilterReport, Rejection, TextFilter, feature_filter
 from gendistill.generators import Generator, build_generator
-from gendistill.objectives import ObjectiveInputs, build_objective
+from gendistill.objectives import OBJECTIVES, ObjectiveInputs, build_objective
 from gendistill.planning import Chosen, Reference, learnt_max_tokens, plan_round, requests_per_class
+from gendistill.pool import GarbageWatch, Pool, parse
 from gendistill.progress import Reporter, Silent
-from gendistill.selection import Selection, select
+from gendistill.prompts import load_template
+from gendistill.selection import METHODS, Selection, select
 from gendistill.store import Judged, Planned, Resume, Store, fingerprint
-from gendistill.students.base import Features
 from gendistill.students.encoder import EncoderStudent
 from gendistill.tasks import TextClassification
 from gendistill.teacher import FOLDER, Teacher
 
 MAX_TOP_UPS = 2  # extra rounds for classes whose pool is smaller than the budget
-GARBAGE_CHECK_AFTER = 64  # replies before a generator may be judged
-GARBAGE_SHARE = 0.02  # fewer usable replies than this share: stop asking
 DECIMALS = 5  # of the scores that are written, for readers
-
-
-@dataclass
-class Pool:
-    """The candidates that passed every filter so far, with everything the objectives look at."""
-
-    candidates: list[Candidate] = field(default_factory=list)
-    scores: list[dict[str, float]] = field(default_factory=list)
-    embeddings: Tensor = field(default_factory=lambda: torch.empty(0, 0))
-    features: list[Features] = field(default_factory=list)  # one a checkpoint
-
-    @property
-    def examples(self) -> list[Example]:
-        return [candidate.example for candidate in self.candidates]
-
-    @property
-    def labels(self) -> Tensor:
-        return torch.tensor([example.label for example in self.examples], dtype=torch.int64)
-
-    def extend(
-        self,
-        rows: Sequence[int],
-        candidates: Sequence[Candidate],
-        scores: Sequence[dict[str, float]],
-        embeddings: Tensor,
-        features: Sequence[Features],
-    ) -> None:
-        """Add the given rows of a round."""
-        first = not self.candidates
-        picked = list(rows)
-        self.candidates += [candidates[row] for row in picked]
-        self.scores += [scores[row] for row in picked]
-        self.embeddings = embeddings[picked] if first else torch.cat([self.embeddings, embeddings[picked]])
-        new = [Features(f.hidden[picked], f.probabilities[picked]) for f in features]
-        if first:
-            self.features = new
-        else:
-            self.features = [
-                Features(torch.cat([a.hidden, b.hidden]), torch.cat([a.probabilities, b.probabilities]))
-                for a, b in zip(self.features, new, strict=True)
-            ]
 
 
 @dataclass(frozen=True)
@@ -133,6 +90,7 @@ def distill(
     :raises GendistillError: anything a user can mend; what was journalled stays.
     """
     config = config or Config()
+    _check_names(config)
     with Store(config.out, config, resume) as store:
         return _Run(config, store, reporter or Silent(), generator).go()
 
@@ -217,6 +175,9 @@ class _Run:
                 f"pool {len(self.pool.candidates)}, objective {loss:.4f}"
             )
         assert selection is not None  # the first round always asks
+        for name, kept in zip(self.real.label_names, self._kept_per_class(), strict=True):
+            if kept < self.config.per_class:
+                self.reporter.say(f"class {name!r}: only {kept} candidates passed the filters, fewer than the budget")
         rows = self._rows(selection, objective)
         self.store.write("distilled.jsonl", "".join(json_line(row) for row in rows))
         table = self._measure([self.pool.examples[i] for i in selection.chosen], reference)
@@ -288,7 +249,7 @@ class _Run:
     def _generate(self, number: int, planned: Sequence[Planned]) -> None:
         missing = self.store.missing(planned)
         done = len(planned) - len(missing)
-        watch = _GarbageWatch(self.task, self.text_filter.fresh(), self.chat)
+        watch = GarbageWatch(self.task, self.text_filter.fresh(), self.chat)
         labels = {p.request.id: p.label for p in planned}
         with self.reporter.track(f"generate {number}", len(planned), done=done) as advance:
             for _, reply in self.store.replies(planned):
@@ -455,6 +416,17 @@ class _Run:
         )
 
 
+def _check_names(config: Config) -> None:
+    """:raises ConfigError: an objective, method or template that does not exist, said before anything is paid for."""
+    unknown = [name for name in config.objective.weights if name not in OBJECTIVES]
+    if unknown:
+        raise ConfigError(f"objective.weights: no objective {unknown[0]!r}; there are {', '.join(OBJECTIVES)}")
+    if config.selection.method not in METHODS:
+        raise ConfigError(f"selection.method: no method {config.selection.method!r}; there are {', '.join(METHODS)}")
+    if config.generator.template is not None:
+        load_template(config.generator.template)
+
+
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Selection is thousands of small products: handing each to several threads costs more than it gains."""
@@ -464,38 +436,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-class _GarbageWatch:
-    """Stops a generator that writes nothing usable long before its whole pool has been paid for."""
-
-    def __init__(self, task: TextClassification, text_filter: TextFilter, chat: bool) -> None:
-        self.task, self.filter, self.chat = task, text_filter, chat
-        self.report, self.replies, self.usable = FilterReport(), 0, 0
-
-    def see(self, label: int, reply: Any) -> None:
-        self.replies += 1
-        good = False
-        for text in parse(self.task, reply, self.chat):
-            verdict = (
-                Rejection("generation_error", reply.error)
-                if reply.error is not None
-                else self.filter.check(Example((text,), label), reply.finish_reason)
-            )
-            self.report.add(text, verdict)
-            good = good or verdict is None
-        self.usable += good
-
-    def check(self) -> None:
-        """:raises GenerationError: enough replies were seen and next to none is usable."""
-        if self.replies >= GARBAGE_CHECK_AFTER and self.usable < GARBAGE_SHARE * self.replies:
-            raise GenerationError(
-                f"the generator writes nothing usable: {self.usable} of its first {self.replies} replies passed "
-                f"({self.report.summary()}); the replies are kept; look at them, then try another generator or template"
-            )
-
-
-def parse(task: TextClassification, reply: Any, chat: bool) -> list[str]:
-    """The texts of a reply; a reply without any counts as one empty or cut-off text, so that nothing vanishes."""
-    cut = reply.text.strip() if reply.finish_reason == "length" else ""
-    return task.parse_reply(reply.text, reply.finish_reason, chat) or [cut]

@@ -35,6 +35,8 @@ SCHEMA_VERSION = 1
 # Keys that a resumed run may change: they touch neither what is asked for nor what is chosen.
 FREE_KEYS = ("out", "evaluate.", "generator.batch_size")
 
+OWN = {".lock", "features"}  # what a run killed in its first moments may have left
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS requests (
@@ -92,7 +94,7 @@ class Store:
             raise RunError(f"{folder}: no run to resume here; check --out, or use --resume if-possible")
         if resume == "never" and existed:
             raise RunError(f"{folder}: a run is already here; choose another --out, or resume it with --resume always")
-        if folder.is_dir() and not existed and any(p.name != ".lock" for p in folder.iterdir()):
+        if folder.is_dir() and not existed and any(p.name not in OWN for p in folder.iterdir()):
             raise RunError(f"{folder}: not empty and not a run directory; choose another --out")
         try:
             (folder / "features").mkdir(parents=True, exist_ok=True)
@@ -135,7 +137,17 @@ class Store:
             if self.meta("schema") != SCHEMA_VERSION:
                 raise RunError(f"{self.folder}: written by another version of gendistill; choose another --out")
             differences = [key for key in differing_keys(present, values) if not key.startswith(FREE_KEYS)]
-            if differences:
+            asked = self._db.execute("SELECT COUNT(*) FROM requests").fetchone()[0]
+            if differences and not asked:
+                # Nothing was paid for yet, as after a mistyped column or model: begin anew.
+                with self._transaction():
+                    self._db.execute("DELETE FROM meta")
+                    self._set_meta("schema", SCHEMA_VERSION)
+                    self._set_meta("config", values)
+                for name in ("features", "teacher"):
+                    self.drop_folder(name)
+                (self.folder / "features").mkdir()
+            elif differences:
                 told = "; ".join(f"{key} was {_at(present, key)!r}, is {_at(values, key)!r}" for key in differences[:3])
                 more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
                 raise RunError(
@@ -316,6 +328,10 @@ def storage_errors(folder: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise RunError(f"{folder}: {error.strerror or error}; free some space, then run the same command") from error
+    except Exception as error:
+        if "No space left" in str(error):  # safetensors has an exception of its own
+            raise RunError(f"{folder}: no space left; free some, then run the same command") from error
+        raise
 
 
 def differing_keys(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[str]:

@@ -209,6 +209,38 @@ def test_another_configuration_in_the_same_directory_is_refused_by_key(finished:
         distill(config.model_copy(update={"per_class": 4}))
 
 
+def test_a_false_start_does_not_bind_the_directory(tmp_path: Path, dirs: tuple[Path, Path, Path]) -> None:
+    """A mistyped column or model is mended and run again in the same place."""
+    config = small_config(tmp_path / "run", *dirs)
+    wrong = config.model_copy(deep=True)
+    wrong.data.text_column = "body"
+    with pytest.raises(GendistillError, match="body"):
+        distill(wrong)
+    wrong = config.model_copy(deep=True)
+    wrong.generator.model = str(tmp_path / "no-such-model")
+    with pytest.raises(GendistillError, match="no-such-model"):
+        distill(wrong)
+    assert len(distill(config).rows) == 9
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("selection", "method", "best"),
+        ("objective", "weights", {"vibes": 1.0}),
+        ("generator", "template", Path("none.j2")),
+    ],
+)
+def test_unknown_names_are_refused_before_anything_is_written(
+    section: str, key: str, value: object, tmp_path: Path, dirs: tuple[Path, Path, Path]
+) -> None:
+    config = small_config(tmp_path / "run", *dirs)
+    setattr(getattr(config, section), key, value)
+    with pytest.raises(GendistillError):
+        distill(config)
+    assert not (tmp_path / "run").exists()
+
+
 def test_changed_data_is_refused(finished: tuple[Config, Distilled], tmp_path: Path, tiny_jsonl: Path) -> None:
     config, _ = finished
     copy = tmp_path / "run"
