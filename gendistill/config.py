@@ -75,21 +75,21 @@ class GeneratorConfig(Section):
     kind: Literal["transformers"] = "transformers"
     model: str = Field("builtin:gemma-3-270m", description="hub causal LM, folder, or builtin:gemma-3-270m")
     mode: Literal["auto", "base", "chat"] = Field("auto", description="auto: chat if the tokenizer has a chat template")
-    candidates_per_class: int = Field(64, ge=1, description="asked for over all rounds")
+    candidates_per_class: int = Field(72, ge=1, description="asked for over all rounds")
     samples_per_prompt: int = Field(6, ge=1, description="requests that share one prompt, and so its prefill")
     exemplars: int = Field(4, ge=0, description="real texts of the class shown in a prompt")
     temperature: float = Field(0.9, gt=0)
     top_k: int = Field(50, ge=0)
     top_p: float = Field(0.95, gt=0, le=1)
     max_new_tokens: int | None = Field(None, ge=1, description="learnt from the real lengths if absent")
-    batch_size: int = Field(160, ge=1, description="rows decoded together")
+    batch_size: int = Field(192, ge=1, description="rows decoded together")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     template: Path | None = Field(None, description="a prompt template of your own instead of the one shipped")
     trust_remote_code: bool = False
 
 
 class FilterConfig(Section):
-    min_length_quantile: float = Field(0.01, ge=0, le=1)
+    min_length_quantile: float = Field(0.001, ge=0, le=1)
     max_length_quantile: float = Field(0.99, ge=0, le=1)
     near_duplicate: float = Field(
         0.95, gt=0, le=1, description="cosine of embeddings at which two candidates are the same"
@@ -106,7 +106,9 @@ class ObjectiveConfig(Section):
         default_factory=lambda: {"meta_model": 1.0, "gradient": 0.5}, description="objective name -> weight"
     )
     ridge: float = Field(1.0, gt=0, description="regularisation of the meta-model's kernel ridge regression")
-    target_rows_per_class: int = Field(100, ge=1, description="real rows that the objectives look at, at most")
+    target_rows_per_class: int = Field(
+        100, ge=1, description="real rows whose features at every checkpoint are matched, at most"
+    )
 
     @field_validator("weights")
     @classmethod

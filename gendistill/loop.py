@@ -143,11 +143,12 @@ class _Run:
             self._must_have_every_class(number)
             inputs = ObjectiveInputs(
                 candidate_labels=self.pool.labels,
-                real_labels=torch.tensor([example.label for example in target]),
+                real_labels=torch.from_numpy(reference.labels),
                 candidate_features=self.pool.features,
                 real_features=target_features,
                 candidate_embeddings=self.pool.embeddings,
-                real_embeddings=torch.from_numpy(reference.embeddings[target_rows]),
+                real_embeddings=torch.from_numpy(reference.embeddings),
+                feature_rows=torch.tensor(target_rows),
                 num_classes=self.num_classes,
                 ridge=self.config.objective.ridge,
             )
@@ -211,7 +212,7 @@ class _Run:
         return Reference(rows, embeddings, labels, clusters)
 
     def _target_rows(self, reference: Reference) -> list[int]:
-        """Rows of the reference that the objectives look at: a seeded sample of each class."""
+        """Reference rows whose features at every checkpoint the objectives see: a seeded sample of each class."""
         rng = np.random.default_rng([self.config.seed, 5])
         limit = self.config.objective.target_rows_per_class
         groups = by_class(reference.examples, self.num_classes)

@@ -30,11 +30,17 @@ class ObjectiveInputs:
     candidate_labels: Tensor  # (n,) int64
     real_labels: Tensor  # (m,) int64
     candidate_features: list[Features]  # one per checkpoint
-    real_features: list[Features]  # the same checkpoints
+    real_features: list[Features]  # the same checkpoints, of all real rows or of those in feature_rows
     candidate_embeddings: Tensor  # (n, d) float32, rows of length 1
     real_embeddings: Tensor  # (m, d) float32, rows of length 1
     num_classes: int
     ridge: float = 0.1
+    feature_rows: Tensor | None = None  # (k,) int64: the real rows that have features, which cost more than embeddings
+
+    @property
+    def feature_labels(self) -> Tensor:
+        """Labels of the real rows that have features."""
+        return self.real_labels if self.feature_rows is None else self.real_labels[self.feature_rows]
 
     def __post_init__(self) -> None:
         if self.num_classes < 2:
@@ -47,7 +53,10 @@ class ObjectiveInputs:
         _check(
             "candidates", self.candidate_labels, self.candidate_features, self.candidate_embeddings, self.num_classes
         )
-        _check("real rows", self.real_labels, self.real_features, self.real_embeddings, self.num_classes)
+        _check("real rows", self.real_labels, [], self.real_embeddings, self.num_classes)
+        width = self.real_embeddings.shape[1]
+        unused = self.real_embeddings.new_zeros(len(self.feature_labels), width)
+        _check("real rows", self.feature_labels, self.real_features, unused, self.num_classes)
         if len(self.real_labels) == 0:
             raise DataError("objectives need real rows to compare with, got none")
 

@@ -50,7 +50,7 @@ class GradientMatching:
         self._labels = inputs.candidate_labels.tolist()
         self._rows = [torch.nonzero(inputs.candidate_labels == c).flatten() for c in range(self.num_classes)]
         self._checkpoints = [
-            _Checkpoint(real, inputs.real_labels, candidates, inputs.candidate_labels, self._rows)
+            _Checkpoint(real, inputs.feature_labels, candidates, inputs.candidate_labels, self._rows)
             for real, candidates in zip(inputs.real_features, inputs.candidate_features, strict=True)
         ]
         # A class's gains depend on what is chosen of that class only, so a greedy step renews one class.
