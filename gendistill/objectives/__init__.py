@@ -17,7 +17,7 @@ from gendistill.objectives.base import Objective
 from gendistill.objectives.gradient import GradientMatching
 from gendistill.objectives.meta_model import KernelRidge
 from gendistill.objectives.weighted import WeightedSum
-from gendistill.students.base import Features
+from gendistill.students.base import Features, Segment
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class ObjectiveInputs:
     num_classes: int
     ridge: float = 0.1
     feature_rows: Tensor | None = None  # (k,) int64: the real rows that have features, which cost more than embeddings
+    segments: tuple[Segment, ...] = ()  # one between each two neighbouring checkpoints, for the trajectory family
 
     @property
     def feature_labels(self) -> Tensor:

@@ -18,6 +18,20 @@ class Features:
 
     hidden: Tensor  # (n, d) float32: the input of the head
     probabilities: Tensor  # (n, C) float32, rows sum to 1
+    gradient: Tensor | None = None  # (n, k) float32: projected gradient of the own label's loss by the body's weights
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """What a stretch of training on the real data did to a student, from one checkpoint to the next. CPU tensors.
+
+    A body's displacement goes through the very projection that ``Features.gradient`` goes through, so that inner
+    products of the two estimate those of the unprojected ones.
+    """
+
+    head: Tensor  # (d + 1, C) float32: displacement of the head's weights, the bias last
+    head_scale: Tensor | None = None  # (d + 1, C) float32: Adam's 1 / (sqrt(v) + eps) at the segment's start
+    body: Tensor | None = None  # (k,) float32: projected displacement of the body
 
 
 class Student(Protocol):
