@@ -48,9 +48,9 @@ class StudentConfig(Section):
     model: str = Field("builtin:minilm", description="hub encoder, folder, or builtin:minilm")
     max_tokens: int = Field(96, ge=4)
     batch_size: int = Field(16, ge=1)
-    steps: int = Field(16, ge=1, description="optimiser steps of the teacher and of each student measured")
+    steps: int = Field(40, ge=1, description="optimiser steps of the teacher and of each student measured")
     learning_rate: float = Field(3e-5, gt=0, description="of the body")
-    head_learning_rate: float = Field(1e-3, gt=0)
+    head_learning_rate: float = Field(1e-4, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps")
     dropout: bool = Field(False, description="the encoder's own; on a few dozen examples it is mostly noise")
@@ -103,7 +103,7 @@ class FilterConfig(Section):
 
 class ObjectiveConfig(Section):
     weights: dict[str, float] = Field(
-        default_factory=lambda: {"meta_model": 1.0, "gradient": 0.5}, description="objective name -> weight"
+        default_factory=lambda: {"meta_model": 1.0}, description="objective name -> weight"
     )
     ridge: float = Field(1.0, gt=0, description="regularisation of the meta-model's kernel ridge regression")
     target_rows_per_class: int = Field(
