@@ -59,6 +59,13 @@ class StudentConfig(Section):
     )
     probe_rows: int = Field(2000, ge=1, description="rows that the probe is fitted on, at most")
     checkpoints: int = Field(3, ge=2, description="kept along the teacher's training, the start included")
+    gradient_dims: int = Field(
+        0, ge=0, description="dimensions that the body's gradients are projected to; 0: head gradients only"
+    )
+    gradient_kind: Literal["linear", "lora"] = Field(
+        "linear", description="by the weights of linear layers, or by LoRA's B factors at their start"
+    )
+    gradient_seed: int = Field(0, ge=0, description="of the projection")
     embedder: str | None = Field(
         None, description="a sentence-transformers model; the student's own embeddings if absent"
     )

@@ -50,14 +50,18 @@ class Pool:
         self.candidates += [candidates[row] for row in picked]
         self.scores += [scores[row] for row in picked]
         self.embeddings = embeddings[picked] if first else torch.cat([self.embeddings, embeddings[picked]])
-        new = [Features(f.hidden[picked], f.probabilities[picked]) for f in features]
-        if first:
-            self.features = new
-        else:
-            self.features = [
-                Features(torch.cat([a.hidden, b.hidden]), torch.cat([a.probabilities, b.probabilities]))
-                for a, b in zip(self.features, new, strict=True)
-            ]
+        new = [_rows_of(part, picked) for part in features]
+        self.features = new if first else [_joined(a, b) for a, b in zip(self.features, new, strict=True)]
+
+
+def _rows_of(features: Features, rows: list[int]) -> Features:
+    gradient = None if features.gradient is None else features.gradient[rows]
+    return Features(features.hidden[rows], features.probabilities[rows], gradient)
+
+
+def _joined(a: Features, b: Features) -> Features:
+    gradient = None if a.gradient is None or b.gradient is None else torch.cat([a.gradient, b.gradient])
+    return Features(torch.cat([a.hidden, b.hidden]), torch.cat([a.probabilities, b.probabilities]), gradient)
 
 
 class GarbageWatch:

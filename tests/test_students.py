@@ -11,7 +11,8 @@ from tiny import tiny_rows
 from gendistill.config import StudentConfig
 from gendistill.errors import ConfigError, DataError, ModelError
 from gendistill.examples import Example
-from gendistill.students.encoder import EncoderStudent, fit_probe
+from gendistill.students.encoder import EncoderStudent
+from gendistill.students.probe import fit_probe
 
 
 def examples(n_per_class: int, seed: int = 0) -> list[Example]:

@@ -8,6 +8,7 @@ dozen examples far less noisy than a random head. ``head_init: random`` in the c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from gendistill.errors import DataError, ModelError
 from gendistill.examples import Example
 from gendistill.models import model_error, resolve, safe_load_kwargs
 from gendistill.students.base import Features
+from gendistill.students.gradients import BodyGradients, random_maps
+from gendistill.students.probe import fit_probe
 
 FEATURE_SCALE = 10.0  # unit-length features make a softmax head far too timid at ordinary learning rates
 PREDICT_BATCH = 64
@@ -62,6 +65,9 @@ class EncoderStudent:
         self._states: list[dict[str, Tensor]] = []
         self._present: dict[str, Tensor] | None = None  # the checkpoint that is loaded, if any
         self._frozen: dict[str, Tensor] = {}  # example id -> head input at the pretrained weights
+        dims = config.gradient_dims
+        maps = random_maps(self.encoder, dims, kind=config.gradient_kind, seed=config.gradient_seed) if dims else {}
+        self.gradients = BodyGradients(self.encoder, maps, dims) if dims else None
 
     @property
     def checkpoints(self) -> int:
@@ -109,7 +115,7 @@ class EncoderStudent:
                 rows = next(batches)
                 self.encoder.train(recipe.dropout)
                 with self._autocast():
-                    logits = self.head(self._pool([encoded[row] for row in rows]))
+                    logits = self.head(self._pool(self._pad([encoded[row] for row in rows])))
                     loss = nn.functional.cross_entropy(logits.float(), labels[rows].to(self.device))
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
@@ -143,10 +149,14 @@ class EncoderStudent:
     def features(
         self, examples: Sequence[Example], *, checkpoint: int = -1, progress: Progress | None = None
     ) -> Features:
+        """As the protocol says; with ``gradient_dims`` in the configuration the body's gradients are among them."""
         if not self._states:
             raise ModelError("this student has not been trained yet; call fit first")
         self._load(self._states[checkpoint])
-        return self.classify(self._hidden(examples, progress), checkpoint=checkpoint)
+        if self.gradients is None:
+            return self.classify(self._hidden(examples, progress), checkpoint=checkpoint)
+        hidden, gradient = self._hidden_and_gradient(examples, self.gradients, progress)
+        return replace(self.classify(hidden, checkpoint=checkpoint), gradient=gradient)
 
     def classify(self, hidden: Tensor, *, checkpoint: int = -1) -> Features:
         """The head of a checkpoint on given head inputs, (n, d) float32."""
@@ -178,18 +188,35 @@ class EncoderStudent:
         """(n, d) float32 on the CPU, at the present weights, computed in batches of like length."""
         self.encoder.eval()
         encoded = self._encode(examples)
-        # Ties broken by content, so that a batch holds the same rows whatever order they come in.
-        order = sorted(range(len(encoded)), key=lambda row: (len(encoded[row]), encoded[row]))
         hidden = torch.empty(len(encoded), self.head.in_features)
         with torch.inference_mode():
-            for start in range(0, len(order), PREDICT_BATCH):
-                rows = order[start : start + PREDICT_BATCH]
+            for rows in _alike(encoded, progress):
                 with self._autocast():
-                    pooled = self._pool([encoded[row] for row in rows])
+                    pooled = self._pool(self._pad([encoded[row] for row in rows]))
                 hidden[rows] = pooled.float().cpu()
-                if progress:
-                    progress(min(start + PREDICT_BATCH, len(order)), len(order))
         return hidden
+
+    def _hidden_and_gradient(
+        self, examples: Sequence[Example], gradients: BodyGradients, progress: Progress | None
+    ) -> tuple[Tensor, Tensor]:
+        """(n, d) as ``_hidden``, and the projected gradients of the own labels' cross entropies, (n, k) float32."""
+        self.encoder.eval()
+        encoded = self._encode(examples)
+        labels = torch.tensor([example.label for example in examples], dtype=torch.int64)
+        hidden = torch.empty(len(encoded), self.head.in_features)
+        gradient = torch.empty(len(encoded), gradients.dims)
+        weight, bias = self.head.weight.detach(), self.head.bias.detach()
+        for rows in _alike(encoded, progress):
+            batch = self._pad([encoded[row] for row in rows])
+            with gradients.capture(batch["attention_mask"]) as captured:
+                with self._autocast():
+                    pooled = self._pool(batch)
+                logits = nn.functional.linear(pooled.float(), weight, bias)
+                # Summed, not averaged: a row's gradient must not depend on its company. In float64, for p - 1 of a
+                # row that has been learnt is lost to rounding in float32.
+                nn.functional.cross_entropy(logits.double(), labels[rows].to(self.device), reduction="sum").backward()
+            hidden[rows], gradient[rows] = pooled.detach().float().cpu(), captured.cpu()
+        return hidden, gradient
 
     def _encode(self, examples: Sequence[Example]) -> list[list[int]]:
         if not examples:
@@ -199,9 +226,12 @@ class EncoderStudent:
         encoded = self.tokenizer(*(list(column) for column in columns), truncation=True, max_length=limit)
         return encoded["input_ids"]
 
-    def _pool(self, encoded: list[list[int]]) -> Tensor:
+    def _pad(self, encoded: list[list[int]]) -> Any:
+        """input_ids and attention_mask, (batch, longest)."""
+        return self.tokenizer.pad({"input_ids": encoded}, return_tensors="pt").to(self.device)
+
+    def _pool(self, batch: Any) -> Tensor:
         """Scaled unit-length mean of the last hidden states, (batch, d)."""
-        batch = self.tokenizer.pad({"input_ids": encoded}, return_tensors="pt").to(self.device)
         states = self.encoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
         mask = batch["attention_mask"].unsqueeze(-1).to(states.dtype)
         mean = (states * mask).sum(1) / mask.sum(1)
@@ -237,28 +267,6 @@ class EncoderStudent:
         self._present = None
 
 
-def fit_probe(hidden: Tensor, labels: Tensor, num_classes: int, *, decay: float = 1e-3) -> tuple[Tensor, Tensor]:
-    """Logistic regression by L-BFGS from zero; deterministic.
-
-    :param hidden: (n, d) float32.
-    :param labels: (n,) int64.
-    :returns: weight (C, d) and bias (C,), float32.
-    """
-    data = hidden.double().clone()
-    weight = torch.zeros(num_classes, data.shape[1], dtype=torch.float64, requires_grad=True)
-    bias = torch.zeros(num_classes, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(data @ weight.T + bias, labels) + decay * weight.pow(2).sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return weight.detach().float(), bias.detach().float()
-
-
 def _shuffled_batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:
     """Endless batches, every row once a pass; a short last batch is filled from the next pass."""
     pending: list[int] = []
@@ -267,6 +275,15 @@ def _shuffled_batches(count: int, batch_size: int, generator: torch.Generator) -
             pending += torch.randperm(count, generator=generator).tolist()
         yield pending[:batch_size]
         pending = pending[batch_size:]
+
+
+def _alike(encoded: list[list[int]], progress: Progress | None) -> Iterator[list[int]]:
+    """Rows in batches of like length. Ties are broken by content: a batch holds the same rows in whatever order."""
+    order = sorted(range(len(encoded)), key=lambda row: (len(encoded[row]), encoded[row]))
+    for start in range(0, len(order), PREDICT_BATCH):
+        yield order[start : start + PREDICT_BATCH]
+        if progress:
+            progress(min(start + PREDICT_BATCH, len(order)), len(order))
 
 
 def _copy_state(module: nn.Module) -> dict[str, Tensor]:
