@@ -62,7 +62,7 @@ class Teacher:
         if folder.is_dir():
             self.student.load(folder)
         else:
-            with self.reporter.track("train teacher", self.config.steps) as advance:
+            with self.reporter.track("train teacher", self.config.training_steps(len(self.real))) as advance:
                 self.student.fit(
                     self.real,
                     seed=self.seed,

@@ -10,11 +10,15 @@ import torch
 from tiny import tiny_rows
 from torch import Tensor, nn
 
-from gendistill.config import StudentConfig
+from gendistill.config import Config, StudentConfig
 from gendistill.errors import ConfigError, ModelError
-from gendistill.examples import Example
+from gendistill.examples import Candidate, Example
+from gendistill.pool import Pool
+from gendistill.progress import Silent
+from gendistill.store import Store
 from gendistill.students.encoder import EncoderStudent
 from gendistill.students.gradients import LORA_RANK, BodyGradients, LayerMap, linear_layers, random_maps
+from gendistill.teacher import Teacher
 
 DIMS = 256
 SIGNS = "-+--+-+-+++-+-+--+---++-+++--+++"
@@ -213,7 +217,7 @@ def test_the_teacher_keeps_gradients_and_the_pool_carries_them(student: EncoderS
         _, stored = teacher.features("candidates", ROWS)
     assert len(computed) == len(stored) == 2
     pool = Pool()
-    candidates = [Candidate(row, 0, "request", 0, "template", ()) for row in ROWS]
+    candidates = [Candidate(row, "request", 0, 1, "generator", "template") for row in ROWS]
     for rows in ([1, 3], [2]):
         pool.extend(rows, candidates, [{}] * len(ROWS), torch.zeros(len(ROWS), 1), stored)
     for t, features in enumerate(computed):

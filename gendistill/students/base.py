@@ -30,7 +30,7 @@ class Segment:
     """
 
     head: Tensor  # (d + 1, C) float32: displacement of the head's weights, the bias last
-    head_scale: Tensor | None = None  # (d + 1, C) float32: Adam's 1 / (sqrt(v) + eps) at the segment's start
+    head_scale: Tensor | None = None  # (d + 1, C) float32: Adam's 1 / (sqrt(v_hat) + eps) at the segment's start
     body: Tensor | None = None  # (k,) float32: projected displacement of the body
 
 
@@ -42,8 +42,11 @@ class Student(Protocol):
         """How many checkpoints the last fit kept; 0 before any fit."""
         ...
 
-    def fit(self, examples: Sequence[Example], *, seed: int) -> None:
-        """Train from the pretrained weights (never from an earlier fit)."""
+    def fit(self, examples: Sequence[Example], *, seed: int, targets: Tensor | None = None) -> None:
+        """Train from the pretrained weights (never from an earlier fit).
+
+        :param targets: (n, C) float32 probabilities to learn in place of the labels.
+        """
         ...
 
     def predict(self, examples: Sequence[Example]) -> Tensor:

@@ -1,9 +1,34 @@
-"""The logistic probe that a student's head starts from."""
+"""The logistic probe that a student's head starts from, and what it and the student are asked to learn."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+
+from gendistill.errors import DataError
+from gendistill.examples import Example
+
+
+def training_targets(examples: Sequence[Example], targets: Tensor | None, num_classes: int) -> Tensor:
+    """The soft targets, (n, C) float32, or without any the labels, (n,) int64.
+
+    :raises DataError: no examples, or targets that are not one distribution over the classes for each of them.
+    """
+    if not examples:
+        raise DataError("a student cannot be trained on no examples")
+    if targets is None:
+        return torch.tensor([example.label for example in examples], dtype=torch.int64)
+    wanted = targets.float().cpu()
+    if wanted.shape != (len(examples), num_classes):
+        raise DataError(
+            f"soft targets have the shape {tuple(wanted.shape)}: give one probability a class, "
+            f"{(len(examples), num_classes)}"
+        )
+    if not (wanted >= 0).all() or not torch.allclose(wanted.sum(1), torch.ones(len(wanted)), atol=1e-3):
+        raise DataError("soft targets must be probabilities: none negative, each row's sum 1")
+    return wanted
 
 
 def fit_probe(hidden: Tensor, targets: Tensor, num_classes: int, *, decay: float = 1e-3) -> tuple[Tensor, Tensor]:
