@@ -11,8 +11,6 @@ from torch import Tensor
 from gendistill.errors import ConfigError, DataError
 from gendistill.objectives import (
     OBJECTIVES,
-    GradientMatching,
-    KernelRidge,
     Objective,
     ObjectiveInputs,
     WeightedSum,
@@ -38,8 +36,11 @@ def make_inputs(seed: int, n: int = 24, m: int = 30, classes: int = 3, d: int = 
     def side(count: int) -> tuple[Tensor, list[Features], Tensor]:
         labels = torch.randint(0, classes, (count,), generator=generator)
         labels[:classes] = torch.arange(classes)
-        hidden = [torch.randn(count, d, generator=generator) for _ in heads]
-        features = [Features(h, torch.softmax(h @ head.T, 1)) for h, head in zip(hidden, heads, strict=True)]
+        features = []
+        for head in heads:
+            hidden = torch.randn(count, d, generator=generator)
+            gradient = torch.randn(count, 2 * d, generator=generator) + torch.eye(2 * d)[labels]
+            features.append(Features(hidden, torch.softmax(hidden @ head.T, 1), gradient))
         centres = torch.eye(d)[labels]
         embeddings = torch.nn.functional.normalize(centres + torch.randn(count, d, generator=generator), dim=1)
         return labels, features, embeddings
@@ -51,8 +52,8 @@ def make_inputs(seed: int, n: int = 24, m: int = 30, classes: int = 3, d: int = 
 
 def objectives(inputs: ObjectiveInputs) -> list[Objective]:
     return [
-        GradientMatching(inputs),
-        KernelRidge(inputs),
+        OBJECTIVES["gradient"](inputs),
+        OBJECTIVES["meta_model"](inputs),
         build_objective({"gradient": 0.3, "meta_model": 2.0}, inputs),
     ]
 
@@ -82,7 +83,7 @@ def test_gains_are_loss_differences(seed):
 def test_gains_hold_after_hundreds_of_moves_with_a_small_ridge():
     inputs = dataclasses.replace(make_inputs(1), ridge=1e-4)
     generator = torch.Generator().manual_seed(0)
-    objective = KernelRidge(inputs)
+    objective = OBJECTIVES["meta_model"](inputs)
     chosen = [0, 1, 2, 3, 4]
     for _ in range(300):
         chosen[int(torch.randint(5, (1,), generator=generator))] = int(torch.randint(5, 24, (1,), generator=generator))
@@ -149,7 +150,7 @@ def test_gradient_closed_form_equals_autograd():
     unused = torch.zeros(n, 2), torch.zeros(m, 2)
     inputs = ObjectiveInputs(labels, real_labels, candidate_features, real_features, *unused, classes)
     expected = 1 - float(torch.stack(cosines).mean())
-    assert GradientMatching(inputs).loss(chosen) == pytest.approx(expected, abs=1e-12)
+    assert OBJECTIVES["gradient"](inputs).loss(chosen) == pytest.approx(expected, abs=1e-12)
 
 
 def test_gradient_at_a_fresh_head_is_mean_matching():
@@ -164,7 +165,7 @@ def test_gradient_at_a_fresh_head_is_mean_matching():
         candidate_features=[uniform(f) for f in inputs.candidate_features],
         real_features=[uniform(f) for f in inputs.real_features],
     )
-    gains = GradientMatching(fresh).gains([])
+    gains = OBJECTIVES["gradient"](fresh).gains([])
     for c in range(3):
         mine = torch.nonzero(inputs.candidate_labels == c).flatten()
         extended = torch.nn.functional.pad(inputs.candidate_features[0].hidden[mine].double(), (0, 1), value=1.0)
@@ -178,7 +179,7 @@ def test_gradient_of_perfectly_fitted_rows_is_no_direction():
     certain = Features(
         inputs.candidate_features[0].hidden, torch.nn.functional.one_hot(inputs.candidate_labels, 3).float()
     )
-    objective = GradientMatching(dataclasses.replace(inputs, candidate_features=[certain]))
+    objective = OBJECTIVES["gradient"](dataclasses.replace(inputs, candidate_features=[certain]))
     assert objective.loss([0, 1, 2]) == 1.0
     assert torch.equal(objective.gains([]), torch.zeros(24, dtype=torch.float64))
 
@@ -197,7 +198,7 @@ def test_meta_model_equals_an_explicit_solve(chosen):
     errors = (to_real @ torch.linalg.solve(kernel + ridge, targets) - real_targets).square().sum(1)
     per_class = torch.stack([errors[inputs.real_labels == c].mean() for c in range(3)])
     expected = float(per_class.mean()) / (1 - 1 / 3)
-    assert KernelRidge(inputs).loss(chosen) == pytest.approx(expected, abs=1e-12)
+    assert OBJECTIVES["meta_model"](inputs).loss(chosen) == pytest.approx(expected, abs=1e-12)
 
 
 def test_meta_model_counts_classes_equally():
@@ -210,7 +211,9 @@ def test_meta_model_counts_classes_equally():
         real_features=[Features(f.hidden[again], f.probabilities[again]) for f in inputs.real_features],
     )
     chosen = [0, 1, 2, 9]
-    assert KernelRidge(imbalanced).loss(chosen) == pytest.approx(KernelRidge(inputs).loss(chosen), abs=1e-12)
+    assert OBJECTIVES["meta_model"](imbalanced).loss(chosen) == pytest.approx(
+        OBJECTIVES["meta_model"](inputs).loss(chosen), abs=1e-12
+    )
 
 
 # -- weighted sum, registry, inputs ------------------------------------------------------------------------------------
@@ -229,8 +232,8 @@ def test_weights_are_shares_of_what_nothing_costs():
         def loss(self, chosen):
             return 10 * meta_model.loss(chosen)
 
-        def gains(self, chosen):
-            return 10 * meta_model.gains(chosen)
+        def gains(self, chosen, rows=None):
+            return 10 * meta_model.gains(chosen, rows)
 
     scaled = WeightedSum([(1, gradient), (3, Tenfold())])
     assert scaled.loss(chosen) == pytest.approx(expected, abs=1e-12)
@@ -239,7 +242,9 @@ def test_weights_are_shares_of_what_nothing_costs():
 
 def test_weight_zero_leaves_an_objective_out():
     inputs = dataclasses.replace(make_inputs(0), candidate_features=[], real_features=[])
-    assert build_objective({"gradient": 0, "meta_model": 2}, inputs).loss([0]) == KernelRidge(inputs).loss([0])
+    assert build_objective({"gradient": 0, "meta_model": 2}, inputs).loss([0]) == OBJECTIVES["meta_model"](inputs).loss(
+        [0]
+    )
     with pytest.raises(DataError, match="checkpoint"):
         build_objective({"gradient": 1}, inputs)
 
@@ -247,7 +252,7 @@ def test_weight_zero_leaves_an_objective_out():
 @pytest.mark.parametrize(
     ("weights", "says"),
     [
-        ({"trajectory": 1}, "'trajectory'; there are gradient, meta_model"),
+        ({"best": 1}, "'best'; there are .*gradient, .*meta_model"),
         ({"gradient": -1}, "positive"),
         ({}, "weight"),
     ],
@@ -258,7 +263,8 @@ def test_bad_weights_are_configuration_errors(weights, says):
 
 
 def test_registry_builds_under_its_names():
-    assert {name: build(make_inputs(0)).name for name, build in OBJECTIVES.items()} == {n: n for n in OBJECTIVES}
+    inputs = make_inputs(0)
+    assert {name: build(inputs).name for name, build in OBJECTIVES.items()} == {n: n for n in OBJECTIVES}
 
 
 def test_bad_inputs_are_data_errors():
