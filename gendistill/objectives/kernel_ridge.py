@@ -82,8 +82,14 @@ class KernelRidge:
         target = frozenset(chosen)
         gains = torch.full((self.size,), -torch.inf, dtype=torch.float64)
         parts = [1] * len(self._classes) if rows is None else torch.bincount(self._labels[rows]).tolist()
-        for own in (self._classes[c] for c, part in enumerate(parts) if part):
-            values = self._state(own, target)
+        wanted = [own for own, part in zip(self._classes, parts, strict=False) if part]
+        starts = [own.nearest(target) for own in wanted]
+        passed: Tensor | None = None
+        if len(wanted) == len(self._classes) and len({state.held for state in starts}) == 1:
+            # All classes make the same move, as in greedy: one pass over rows that lie side by side is the fastest.
+            passed = self._pass(starts[0].held, target)
+        for own, start in zip(wanted, starts, strict=True):
+            values = self._move(own, start, target, passed)
             errors, slopes = values[2:].tensor_split(2)
             schur = values[0].clamp_min(0) + self.ridge
             on_real = values[1] * errors.square().sum(0) / schur
@@ -105,27 +111,33 @@ class KernelRidge:
         empty = _State(frozenset(), values)
         return _Class(rows, empty, empty, empty)
 
-    def _state(self, own: _Class, target: frozenset[int]) -> Tensor:
+    def _move(self, own: _Class, start: _State, target: frozenset[int], passed: Tensor | None) -> Tensor:
         """(2 + 2C, n_c): spread x^T M x, spread on real, errors and slopes of a class's candidates at ``target``.
 
         Moves there from the nearest state at hand. The one from before a removal stays as the anchor, so that trying
         to exchange each of the chosen in turn takes one step a trial.
+
+        :param passed: the products with all candidates, if they are known.
         """
-        nearest = min((own.current, own.anchor, own.empty), key=lambda state: len(state.held ^ target))
-        if nearest.held == target:
-            return nearest.values
-        steps = self._steps(nearest.held, target)
-        directions = torch.stack([direction for step in steps for direction in (step.residual, step.on_real)])
-        passed = products(self._candidates, directions, own.rows)
-        added = len(target - nearest.held)
-        values = nearest.values.clone() if nearest in (own.anchor, own.empty) else nearest.values
-        for number, step in enumerate(steps):
-            if number == added and (added or nearest is not own.anchor):
-                own.anchor = _State(nearest.held | target, values)
+        if start.held == target:
+            return start.values
+        own_passed = self._pass(start.held, target, own.rows) if passed is None else passed[:, own.rows]
+        added = len(target - start.held)
+        values = start.values if start is own.current and start is not own.empty else start.values.clone()
+        for number, step in enumerate(self._steps(start.held, target)):
+            if number == added and (added or start is not own.anchor):
+                own.anchor = _State(start.held | target, values)
                 values = values.clone()
-            step.apply(values, along=passed[2 * number], across=passed[2 * number + 1])
+            step.apply(values, along=own_passed[2 * number], across=own_passed[2 * number + 1])
         own.current = _State(target, values)
         return values
+
+    def _pass(self, held: frozenset[int], target: frozenset[int], rows: Tensor | None = None) -> Tensor:
+        """(2 steps, r): ``X r`` and ``X M S r`` of every step from one set to the other."""
+        steps = self._steps(held, target)
+        if not steps:
+            return torch.empty(0, self.size, dtype=torch.float64)
+        return products(self._candidates, torch.stack([d for s in steps for d in (s.residual, s.on_real)]), rows)
 
     def _steps(self, held: frozenset[int], target: frozenset[int]) -> list[_Step]:
         """From one set to another: first the additions, then the removals, each in the order of the indices."""
@@ -192,6 +204,10 @@ class _Class:
     empty: _State
     current: _State
     anchor: _State
+
+    def nearest(self, target: frozenset[int]) -> _State:
+        """Of the states at hand, the one that the fewest steps lead from."""
+        return min((self.current, self.anchor, self.empty), key=lambda state: len(state.held ^ target))
 
 
 @dataclass(frozen=True, eq=False)
