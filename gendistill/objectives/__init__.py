@@ -16,10 +16,12 @@ from torch import Tensor
 from gendistill.errors import ConfigError, DataError
 from gendistill.objectives.base import Objective
 from gendistill.objectives.combined import WeightedSum, Worst
+from gendistill.objectives.distribution import Coverage, Mmd, mean_matching
 from gendistill.objectives.gradient import gradient, gradient_body, gradient_l2
 from gendistill.objectives.kernel_ridge import KernelRidge
 from gendistill.objectives.linear import all_finite
 from gendistill.objectives.meta_model import meta_model, meta_model_gradient, meta_model_trajectory
+from gendistill.objectives.trajectory import trajectory, trajectory_adam
 from gendistill.students.base import Features, Segment
 
 
@@ -67,6 +69,9 @@ class ObjectiveInputs:
                 "one between each two neighbours"
             )
         for t, segment in enumerate(self.segments):
+            width = (self.real_features[t].hidden.shape[1] + 1, self.num_classes)
+            if segment.head.shape != width or (segment.head_scale is not None and segment.head_scale.shape != width):
+                raise DataError(f"segment {t} of the training: the head's displacement and scale must be {width}")
             for values in (segment.head, segment.head_scale, segment.body):
                 if values is not None and not torch.isfinite(values).all():
                     raise DataError(f"segment {t} of the training holds NaN or infinity: the student is broken")
@@ -92,6 +97,11 @@ OBJECTIVES: dict[str, Callable[[ObjectiveInputs], Objective]] = {
     "gradient": gradient,
     "gradient_l2": gradient_l2,
     "gradient_body": gradient_body,
+    "mean_matching": mean_matching,
+    "mmd": Mmd,
+    "coverage": Coverage,
+    "trajectory": trajectory,
+    "trajectory_adam": trajectory_adam,
     "meta_model": meta_model,
     "meta_model_trajectory": meta_model_trajectory,
     "meta_model_gradient": meta_model_gradient,
