@@ -164,6 +164,7 @@ class _Run:
                     swap_passes=self.config.selection.swap_passes,
                     min_distance=self.config.selection.min_distance,
                     previous=selection.chosen if selection else (),
+                    inputs=inputs,
                 )
                 advance(1)
             loss = objective.loss(selection.chosen)
