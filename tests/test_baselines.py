@@ -40,7 +40,7 @@ def test_nearest_real_counts_votes() -> None:
         rows = of_class(inputs, label)
         votes = dict.fromkeys(rows, 0)
         for row in torch.nonzero(inputs.real_labels == label).flatten().tolist():
-            votes[max(rows, key=lambda i: float(candidates[i] @ real[row]))] += 1  # noqa: B023 - used at once
+            votes[max(rows, key=lambda i: float(candidates[i] @ real[row]))] += 1
         budgets = [0, 0, 0]
         budgets[label] = 3
         chosen = select_baseline("nearest-real", inputs, budgets, 0)

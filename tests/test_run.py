@@ -209,6 +209,23 @@ def test_another_configuration_in_the_same_directory_is_refused_by_key(finished:
         distill(config.model_copy(update={"per_class": 4}))
 
 
+def test_a_run_of_an_older_version_resumes_where_new_keys_have_their_defaults(
+    finished: tuple[Config, Distilled], tmp_path: Path
+) -> None:
+    config, _ = finished
+    copy = tmp_path / "run"
+    shutil.copytree(config.out, copy)
+    with sqlite3.connect(copy / "run.db") as db:
+        written = json.loads(db.execute("SELECT value FROM meta WHERE key = 'config'").fetchone()[0])
+        del written["selection"]["swap_passes"], written["objective"]
+        db.execute("UPDATE meta SET value = ? WHERE key = 'config'", (json.dumps(written),))
+    again = config.model_copy(deep=True, update={"out": copy})
+    assert distill(again, resume="always").rows == finished[1].rows
+    again.selection.swap_passes = 1
+    with pytest.raises(RunError, match=r"selection\.swap_passes was 3, is 1\)"):
+        distill(again)
+
+
 def test_a_false_start_does_not_bind_the_directory(tmp_path: Path, dirs: tuple[Path, Path, Path]) -> None:
     """A mistyped column or model is mended and run again in the same place."""
     config = small_config(tmp_path / "run", *dirs)
