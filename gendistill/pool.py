@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gendistill.config import FilterConfig
-from gendistill.errors import GenerationError
+from gendistill.errors import DataError, GenerationError
 from gendistill.examples import Candidate, Example
 from gendistill.filters import FilterReport, Rejection, TextFilter, feature_filter
 from gendistill.generators.base import Reply
@@ -93,6 +93,9 @@ def judge(
         return Judgement(list(verdicts), scores, [], torch.empty(0, 0), [])
     asked = [examples[row] for row in passed]
     embeddings, features = teacher.features(name, asked)
+    for values in (embeddings, *(f.probabilities for f in features)):
+        if not torch.isfinite(values.sum(dtype=torch.float64)):
+            raise DataError(f"the features of {name} hold NaN or infinity: the student or the embedder is broken")
     probabilities = features[-1].probabilities
     checked = feature_filter(
         config,

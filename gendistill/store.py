@@ -33,7 +33,7 @@ Resume = Literal["never", "always", "if-possible"]
 
 SCHEMA_VERSION = 1
 # Keys that a resumed run may change: they touch neither what is asked for nor what is chosen.
-FREE_KEYS = ("out", "evaluate.", "generator.batch_size")
+FREE_KEYS = ("out", "evaluate.", "generator.batch_size", "selection.label")
 
 OWN = {".lock", "features"}  # what a run killed in its first moments may have left
 
