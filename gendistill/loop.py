@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gendistill.card import run_card
 from gendistill.choosing import check_names, choose, gains_within
@@ -34,6 +35,7 @@ from gendistill.pool import DECIMALS, GarbageWatch, Pool, judge, parse
 from gendistill.progress import Reporter, Silent
 from gendistill.prompts import load_template
 from gendistill.selection import Selection
+from gendistill.soft_labels import KEY, named, soften
 from gendistill.store import Judged, Planned, Resume, Store, fingerprint
 from gendistill.students.encoder import EncoderStudent
 from gendistill.tasks import TextClassification
@@ -158,9 +160,10 @@ class _Run:
         for name, kept in zip(self.real.label_names, self._kept_per_class(), strict=True):
             if kept < self.config.per_class:
                 self.reporter.say(f"class {name!r}: only {kept} candidates passed the filters, fewer than the budget")
-        rows = self._rows(selection, objective)
+        soft = self._soft_labels(selection)
+        rows = self._rows(selection, objective, soft)
         self.store.write("distilled.jsonl", "".join(json_line(row) for row in rows))
-        table = self._measure([self.pool.examples[i] for i in selection.chosen], reference)
+        table = self._measure([self.pool.examples[i] for i in selection.chosen], soft, reference)
         result = Distilled(
             out=self.config.out,
             rows=rows,
@@ -316,15 +319,23 @@ class _Run:
 
     # -- the result -----------------------------------------------------------------------------------------------
 
-    def _rows(self, selection: Selection, objective: Objective) -> list[dict[str, Any]]:
+    def _soft_labels(self, selection: Selection) -> Tensor | None:
+        """(k, C) of the chosen, if they were asked for."""
+        if self.config.selection.labels == "hard":
+            return None
+        return soften(self.pool.features[-1].probabilities[selection.chosen], self.config.selection.label_temperature)
+
+    def _rows(self, selection: Selection, objective: Objective, soft: Tensor | None) -> list[dict[str, Any]]:
         rows = []
-        for index, gain in zip(selection.chosen, gains_within(objective, selection.chosen), strict=True):
+        gains = gains_within(objective, selection.chosen)
+        for i, (index, gain) in enumerate(zip(selection.chosen, gains, strict=True)):
             candidate = self.pool.candidates[index]
             rows.append(
                 {
                     "text": candidate.example.text,
                     "label": candidate.example.label,
                     "label_name": self.real.label_names[candidate.example.label],
+                    **({} if soft is None else {KEY: named(soft[i], self.real.label_names)}),
                     "id": candidate.id,
                     "scores": {**self.pool.scores[index], "gain": round(gain, DECIMALS)},
                     "provenance": {
@@ -338,7 +349,7 @@ class _Run:
             )
         return rows
 
-    def _measure(self, distilled: list[Example], reference: Reference) -> list[Measured]:
+    def _measure(self, distilled: list[Example], soft: Tensor | None, reference: Reference) -> list[Measured]:
         settings, classes = self.config.evaluate, self.num_classes
         if not settings.seeds:
             return []
@@ -364,6 +375,7 @@ class _Run:
             seeds=settings.seeds,
             trained={("full data", 0): self.teacher.prepare} if self.teacher.available else {},
             first_seed=self.config.seed,
+            targets={} if soft is None else {"distilled": soft},
             journal=self.store,
             reporter=self.reporter,
         )

@@ -147,15 +147,17 @@ def select_candidates(
     for i, gain in zip(selection.chosen, gains_within(objective, selection.chosen), strict=True):
         given = scored.given[scored.kept[i]]
         assert given.example is not None  # it passed the filters
-        row = {
-            "text": given.example.text,
-            "label": given.example.label,
-            "label_name": names[given.example.label],
-            "id": given.example.id,
-            "scores": {**scored.scores[scored.kept[i]], "gain": round(gain, DECIMALS)},
-            "provenance": {**_provenance(given.extra), "candidates": scored.name, "line": given.number},
-        }
-        rows.append(row if soft is None else row | {KEY: named(soft[i], names)})
+        rows.append(
+            {
+                "text": given.example.text,
+                "label": given.example.label,
+                "label_name": names[given.example.label],
+                **({} if soft is None else {KEY: named(soft[i], names)}),
+                "id": given.example.id,
+                "scores": {**scored.scores[scored.kept[i]], "gain": round(gain, DECIMALS)},
+                "provenance": {**_provenance(given.extra), "candidates": scored.name, "line": given.number},
+            }
+        )
     return Chosen(rows, objective.loss(selection.chosen), scored, notes)
 
 

@@ -42,8 +42,11 @@ class Student(Protocol):
         """How many checkpoints the last fit kept; 0 before any fit."""
         ...
 
-    def fit(self, examples: Sequence[Example], *, seed: int) -> None:
-        """Train from the pretrained weights (never from an earlier fit)."""
+    def fit(self, examples: Sequence[Example], *, seed: int, targets: Tensor | None = None) -> None:
+        """Train from the pretrained weights (never from an earlier fit).
+
+        :param targets: soft labels to train towards instead of the examples' own, (n, C) float32, rows of sum 1.
+        """
         ...
 
     def predict(self, examples: Sequence[Example]) -> Tensor:

@@ -70,10 +70,17 @@ class EncoderStudent:
     # -- training -------------------------------------------------------------------------------------------------
 
     def fit(
-        self, examples: Sequence[Example], *, seed: int, checkpoints: int = 1, progress: Progress | None = None
+        self,
+        examples: Sequence[Example],
+        *,
+        seed: int,
+        targets: Tensor | None = None,
+        checkpoints: int = 1,
+        progress: Progress | None = None,
     ) -> None:
         """Train from the pretrained weights.
 
+        :param targets: soft labels to train towards instead of the examples' own, (n, C) float32, rows of sum 1.
         :param checkpoints: how many states to keep, evenly spaced, the last being the trained student; with two or
             more the first is the start of training (pretrained body, probe head).
         :raises DataError: no examples.
@@ -84,6 +91,7 @@ class EncoderStudent:
         self.encoder.load_state_dict(self._pretrained)
         self._states, self._present = [], None
         labels = torch.tensor([example.label for example in examples])
+        goal = labels if targets is None else targets
         encoded = self._encode(examples)
         generator = torch.Generator().manual_seed(seed)
         self._initialise_head(examples, labels, generator)
@@ -110,7 +118,7 @@ class EncoderStudent:
                 self.encoder.train(recipe.dropout)
                 with self._autocast():
                     logits = self.head(self._pool([encoded[row] for row in rows]))
-                    loss = nn.functional.cross_entropy(logits.float(), labels[rows].to(self.device))
+                    loss = nn.functional.cross_entropy(logits.float(), goal[rows].to(self.device))
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 nn.utils.clip_grad_norm_(self.encoder.parameters(), 1.0)
