@@ -377,6 +377,28 @@ def test_row_text_reaches_the_prompt_as_typed(tmp_path: Path, dirs: tuple[Path, 
     assert prompts and all("{{ 7*7 }} {% raw %}" in prompt for prompt in prompts)
 
 
+def test_soft_labels_can_be_asked_for_later_and_cost_no_reply(
+    finished: tuple[Config, Distilled], tmp_path: Path
+) -> None:
+    config, result = finished
+    copy = tmp_path / "run"
+    shutil.copytree(config.out, copy)
+    soft = config.model_copy(deep=True, update={"out": copy})
+    soft.selection.labels = "soft"
+    rows = distill(soft, generator=Replay(config.generator.model, {})).rows
+    for row, hard in zip(rows, result.rows, strict=True):
+        probabilities = row.pop("probabilities")
+        assert row == hard
+        assert list(probabilities) == result.label_names and sum(probabilities.values()) == pytest.approx(1, abs=1e-4)
+        # Tempering with 2 takes the square roots: their order is the teacher's, their spread is smaller.
+        shares = [p**2 for p in probabilities.values()]
+        said = hard["scores"]["teacher_probability"]
+        assert shares[row["label"]] / sum(shares) == pytest.approx(said, abs=1e-3)
+    card = (copy / "README.md").read_text(encoding="utf-8")
+    assert "temperature 2 beside the label" in card and "* `probabilities`: " in card
+    assert "probabilities" not in (config.out / "README.md").read_text(encoding="utf-8")
+
+
 def test_baselines_run_as_methods(finished: tuple[Config, Distilled], tmp_path: Path) -> None:
     config, result = finished
     replay = Replay(config.generator.model, replies_of(config.out))
