@@ -192,8 +192,7 @@ class _Run:
     def _teacher_accuracy(self) -> float:
         known = self.store.meta("teacher dev accuracy")
         if known is None:
-            predicted = self.teacher.prepare().predict(self.real.dev).argmax(1).tolist()
-            known = sum(p == e.label for p, e in zip(predicted, self.real.dev, strict=True)) / len(self.real.dev)
+            known = self.teacher.accuracy(self.real.dev)
             self.store.remember("teacher dev accuracy", known)
         self.reporter.say(f"teacher: {known:.1%} of {len(self.real.dev)} held-out real rows right")
         return known

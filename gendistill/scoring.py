@@ -83,7 +83,7 @@ class Chosen:
     """What ``select_candidates`` chose."""
 
     rows: list[dict[str, Any]]  # as distilled.jsonl has them
-    loss: float
+    loss: float  # of the weighted objective, in units of what choosing nothing costs
     scored: Scored
     notes: list[str] = field(default_factory=list)  # what a user should know: budgets not filled, distances relaxed
 
@@ -130,6 +130,8 @@ def select_candidates(
         )
     notes = [
         f"class {name!r}: {count} candidates for a budget of {config.per_class}, all of them chosen"
+        if count
+        else f"class {name!r}: no candidate passes, so students will not know it; see why with gendistill score"
         for name, count in zip(names, counts, strict=True)
         if count < config.per_class
     ]
@@ -181,8 +183,7 @@ def _filtered(candidates: Path | Literal["real"], config: Config, reporter: Repo
     student = EncoderStudent(config.student, len(real.label_names))
     teacher = Teacher(config.student, student, real.train, MemoryStore(), reporter, config.seed)
     side = real_side(config, real.train, len(real.label_names), teacher)
-    predicted = teacher.prepare().predict(real.dev).argmax(1).tolist()
-    accuracy = sum(label == row.label for label, row in zip(predicted, real.dev, strict=True)) / len(real.dev)
+    accuracy = teacher.accuracy(real.dev)
     reporter.say(f"teacher: {accuracy:.1%} of {len(real.dev)} held-out real rows right")
     if file is None and len(side.examples) < len(real.train):
         reporter.say(f"candidates: {len(side.examples):,} of the real training rows; see data.max_reference_rows")
@@ -204,8 +205,8 @@ def _filtered(candidates: Path | Literal["real"], config: Config, reporter: Repo
         label_names=real.label_names,
     )
     report = FilterReport()
-    for example, verdict in zip(examples, result.verdicts, strict=True):
-        report.add(example.text, verdict)
+    for row, verdict in zip(given, result.verdicts, strict=True):
+        report.add(str(row.text or ""), verdict)
     if not result.kept:
         copies = report.counts["real_copy"] + report.counts["real_similarity"] + report.counts.get("held_out_copy", 0)
         hint = "; most are real rows: to choose among those, give the word real instead of a file"
@@ -232,9 +233,3 @@ def _from_file(file: CandidateFile) -> tuple[str, list[Given], list[Rejection | 
         extra = {key: value for key, value in row.values.items() if key not in (text, label)}
         given.append(Given(row.number, row.values.get(text), row.values.get(label), extra, row.example))
     return file.name, given, [row.excluded for row in file.rows]
-
-
-def next_command(chosen: Path, config: Config) -> str:
-    """What to type to measure a choice."""
-    command = f"gendistill evaluate {chosen} --dataset {config.data.dataset}"
-    return command + (" --labels soft" if config.selection.labels == "soft" else "")

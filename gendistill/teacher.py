@@ -105,6 +105,11 @@ class Teacher:
         self._ready = True
         return self.student
 
+    def accuracy(self, rows: Sequence[Example]) -> float:
+        """Share of the rows that it gives their label."""
+        predicted = self.prepare().predict(rows).argmax(1).tolist()
+        return sum(label == row.label for label, row in zip(predicted, rows, strict=True)) / len(rows)
+
     def embeddings(self, name: str, examples: Sequence[Example]) -> Tensor:
         """(n, d) float32, rows of length 1: sentence-transformers if configured, the pretrained student otherwise."""
         return self._stored(name, examples, self._embedding_alone)["embedding"]

@@ -163,7 +163,9 @@ def test_score_then_select_then_evaluate_with_soft_labels(
     assert run(monkeypatch, *arguments) == 0
     told = capsys.readouterr().out
     assert f"9 texts in {chosen}, objective 0." in told
-    assert f"next: gendistill evaluate {chosen} --dataset {tiny_jsonl} --labels soft" in told
+    assert (
+        f"next: gendistill evaluate {chosen} --dataset {tiny_jsonl} --student {tiny_encoder_dir} --labels soft" in told
+    )
 
     # what was written is read again as candidates, and by every format
     assert run(monkeypatch, "select", str(chosen), *common, "--per-class", "2", "-o", str(tmp_path / "few.jsonl")) == 0

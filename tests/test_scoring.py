@@ -156,6 +156,14 @@ def test_a_budget_above_the_candidates_takes_all_and_says_so(candidates: Path, c
     assert "for a budget of 25, all of them chosen" in result.notes[0]
 
 
+def test_a_class_without_a_candidate_is_said(candidates: Path, tmp_path: Path, config: Config) -> None:
+    rows = [json.loads(line) for line in candidates.read_text(encoding="utf-8").splitlines()][:30]
+    two = write_jsonl(tmp_path / "c.jsonl", [row for row in rows if row["label"] != "music"])
+    result = select_candidates(two, config)
+    assert {row["label_name"] for row in result.rows} == {"food", "sport"}
+    assert result.notes[0].startswith("class 'music': no candidate passes")
+
+
 def test_soft_labels_are_the_tempered_opinion_of_the_teacher(candidates: Path, config: Config, chosen: Chosen) -> None:
     soft = config.model_copy(deep=True)
     soft.selection.labels, soft.selection.label_temperature = "soft", 3.0

@@ -131,3 +131,20 @@ def candidates_of(text: str, out: Path) -> Path | Literal["real"]:
     if out.resolve() == Path(text).resolve():
         raise ConfigError(f"{out}: would write over the candidates; give another --out")
     return Path(text)
+
+
+def shown_flags(config: Config) -> str:
+    """The flags for data and student that differ from the defaults, for a command to type next."""
+    import shlex
+
+    from gendistill.config import Config
+
+    plain = Config()
+    flags = ["--dataset", config.data.dataset]
+    for key in ("subset", "split", "test", "text_column", "label_column", "label_names"):
+        value = getattr(config.data, key)
+        if value != getattr(plain.data, key):
+            flags += [f"--{key.replace('_', '-')}", ",".join(value) if isinstance(value, list) else value]
+    if config.student.model != plain.student.model:
+        flags += ["--student", config.student.model]
+    return shlex.join(flags)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gendistill.cli import options
-from gendistill.cli.options import build_config, candidates_of, data_flags, objective_weights
+from gendistill.cli.options import build_config, candidates_of, data_flags, objective_weights, shown_flags
 
 
 def score(
@@ -51,7 +52,7 @@ def score(
     atomic_write(out, "".join(json_line(row) for row in scored.rows))
     for line in (
         f"{len(scored.rows):,} rows in {out}, {len(scored.kept):,} of them kept",
-        f"next: gendistill select {candidates} --dataset {resolved.data.dataset} --per-class {resolved.per_class} "
+        f"next: gendistill select {shlex.quote(candidates)} {shown_flags(resolved)} --per-class {resolved.per_class} "
         "-o chosen.jsonl",
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)

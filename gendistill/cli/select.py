@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gendistill.cli import options
-from gendistill.cli.options import build_config, candidates_of, choice_flags, data_flags
+from gendistill.cli.options import build_config, candidates_of, choice_flags, data_flags, shown_flags
 
 
 def select(
@@ -43,7 +44,7 @@ def select(
     from gendistill.atomic import atomic_write
     from gendistill.cli.terminal import TerminalReporter
     from gendistill.data.export import json_line
-    from gendistill.scoring import next_command, select_candidates
+    from gendistill.scoring import select_candidates
 
     console = Console()
     chosen = select_candidates(source, resolved, reporter=TerminalReporter(console))
@@ -51,6 +52,7 @@ def select(
     for line in (
         *chosen.notes,
         f"{len(chosen.rows)} texts in {out}, objective {chosen.loss:.4f} (1 is that of choosing nothing)",
-        f"next: {next_command(out, resolved)}",
+        f"next: gendistill evaluate {shlex.quote(str(out))} {shown_flags(resolved)}"
+        + (" --labels soft" if resolved.selection.labels == "soft" else ""),
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
