@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gendistill.examples import Candidate, Example
     from gendistill.loop import Distilled, distill
     from gendistill.objectives import OBJECTIVES, build_objective
+    from gendistill.scoring import score_candidates, select_candidates
     from gendistill.selection import select
 
 _HOMES = {
@@ -38,7 +39,9 @@ _HOMES = {
     "evaluate": "evaluate",
     "load_config": "config",
     "load_real": "data",
+    "score_candidates": "scoring",
     "select": "selection",
+    "select_candidates": "scoring",
 }
 
 __all__ = [
@@ -54,7 +57,9 @@ __all__ = [
     "evaluate",
     "load_config",
     "load_real",
+    "score_candidates",
     "select",
+    "select_candidates",
 ]
 
 

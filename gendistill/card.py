@@ -26,6 +26,7 @@ def run_card(config: Config, result: Distilled, generator_name: str, tokens: tup
         "pool": f"{result.pool_size} of {result.filters.seen} candidates passed the filters",
         "objective": f"{weights}: " + ", ".join(f"{r.loss:.4f} after round {r.round}" for r in result.rounds),
         "selection": f"{config.selection.method}, {config.per_class} per class",
+        **({"labels": _soft(config)} if config.selection.labels == "soft" else {}),
         "seed": config.seed,
     }
     test_rows = min(len(real.test), config.evaluate.max_test_rows)
@@ -42,3 +43,8 @@ def run_card(config: Config, result: Distilled, generator_name: str, tokens: tup
         command=f"gendistill generate -c config.yaml --out {config.out}-again",
     )
     return dataset_card(info)
+
+
+def _soft(config: Config) -> str:
+    temperature = config.selection.label_temperature
+    return f"the teacher's probabilities at temperature {temperature:g} beside the label; students trained on them"

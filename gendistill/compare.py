@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from gendistill.evaluate import Draw, Measured, evaluate, random_rows, stratifie
 from gendistill.examples import Example, by_class
 from gendistill.progress import Reporter, Silent
 from gendistill.selection.baselines import k_means_nearest
+from gendistill.soft_labels import read_soft
 from gendistill.students.encoder import EncoderStudent
 
 
@@ -51,19 +53,24 @@ def compare_file(
 ) -> tuple[list[Measured], int]:
     """Measure a JSONL file beside equal-sized baselines and, if asked, the full data.
 
+    With ``selection.labels: soft`` in the configuration students are trained on the file's soft labels, and on its hard
+    ones in a row of their own, so that the table shows what the soft ones add.
+
     :returns: the table and the number of test rows it was scored on.
-    :raises DataError: the file cannot be read, or its labels are not those of the real data.
+    :raises DataError: the file cannot be read, its labels are not those of the real data, or it lacks soft labels.
     """
     reporter = reporter or Silent()
     real = load_real(config.data, per_class=1, seed=config.seed)
     classes = len(real.label_names)
-    given = load_set(file, real.label_names)
+    given, rows = load_set(file, real.label_names)
+    soft = config.selection.labels == "soft"
+    targets = {f"{file.name}, soft labels": read_soft(rows, real.label_names, str(file))} if soft else {}
     sizes = [len(members) for members in by_class(given, classes)]
     student = EncoderStudent(config.student, classes)
     reference = stratified_sample(real.train, classes, config.data.max_reference_rows, config.seed)
     with reporter.track("embed real rows", len(reference)) as advance:
         embeddings = student.embed(reference, progress=lambda done, total: advance(done))
-    methods: dict[str, Draw] = {file.name: lambda run: given}
+    methods: dict[str, Draw] = {name: lambda run: given for name in (*targets, file.name)}
     methods |= real_baselines(real.train, reference, embeddings, sizes, seed=config.seed)
     if full:
         methods["full data"] = lambda run: real.train
@@ -75,6 +82,7 @@ def compare_file(
         config.student,
         seeds=config.evaluate.seeds,
         first_seed=config.seed,
+        targets=targets,
         reporter=reporter,
     )
     if json_out is not None:
@@ -87,8 +95,8 @@ def table_row(row: Measured) -> dict[str, object]:
     return {"method": row.method, "rows": row.size, "accuracy": row.accuracy, "macro_f1": row.macro_f1}
 
 
-def load_set(file: Path, label_names: Sequence[str]) -> list[Example]:
-    """The examples of a JSONL file, labels matched by name with the real data's.
+def load_set(file: Path, label_names: Sequence[str]) -> tuple[list[Example], list[dict[str, Any]]]:
+    """The examples of a JSONL file, labels matched by name with the real data's, and the rows that they come from.
 
     :raises DataError: a label that the real data does not have.
     """
@@ -100,4 +108,4 @@ def load_set(file: Path, label_names: Sequence[str]) -> list[Example]:
         if name not in position:
             raise DataError(f"{file}: row {number} has the label {name!r}; the real data has {', '.join(label_names)}")
         examples.append(Example((row["text"],), position[name]))
-    return examples
+    return examples, rows

@@ -152,6 +152,10 @@ class SelectionConfig(Section):
     min_distance: float = Field(
         0.1, ge=0, le=2, description="least cosine distance between two chosen texts of a class"
     )
+    labels: Literal["hard", "soft"] = Field(
+        "hard", description="soft: the teacher's probabilities too, beside the label"
+    )
+    label_temperature: float = Field(2.0, gt=0, description="of soft labels; 1 leaves the probabilities as they are")
 
 
 class EvaluateConfig(Section):

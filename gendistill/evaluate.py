@@ -14,6 +14,8 @@ from gendistill.examples import Example, by_class, content_hash
 from gendistill.progress import Reporter, Silent
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from gendistill.students.base import Student
 
 Draw = Callable[[int], Sequence[Example]]  # the training set of a run, from the run's number
@@ -54,6 +56,7 @@ def evaluate(
     *,
     seeds: int,
     first_seed: int = 0,
+    targets: Mapping[str, Tensor] | None = None,
     trained: Mapping[tuple[str, int], Callable[[], Student]] | None = None,
     journal: Journal | None = None,
     reporter: Reporter | None = None,
@@ -63,6 +66,7 @@ def evaluate(
     Run k of every method uses the same training seed, so that methods may be compared in pairs.
 
     :param methods: name -> function from the run's number to the training set.
+    :param targets: soft labels, (n, C) float32, of methods that draw the same rows for every run.
     :param trained: students at hand that were trained on just the set, recipe and seed of a (method, run).
     :param recipe: names the training recipe in the journal, so that another recipe is measured anew.
     """
@@ -72,7 +76,10 @@ def evaluate(
     results: dict[tuple[str, int], dict] = {}
     keys: dict[tuple[str, int], str] = {}
     for (name, run), rows in sets.items():
-        keys[name, run] = content_hash(recipe.model_dump(), test_key, first_seed + run, [row.id for row in rows])
+        parts: list[object] = [recipe.model_dump(), test_key, first_seed + run, [row.id for row in rows]]
+        if targets and name in targets:
+            parts.append(targets[name].tolist())
+        keys[name, run] = content_hash(*parts)
         if journal is not None and (known := journal.evaluation(name, run, keys[name, run])):
             results[name, run] = known
     with reporter.track("measure", len(sets), done=len(results)) as advance:
@@ -85,7 +92,10 @@ def evaluate(
                 ready = trained[name, run]()
             else:
                 ready = student
-                ready.fit(rows, seed=first_seed + run)
+                if targets and name in targets:
+                    ready.fit(rows, seed=first_seed + run, targets=targets[name])
+                else:
+                    ready.fit(rows, seed=first_seed + run)
             results[name, run] = score(ready.predict(test).argmax(1).numpy(), test, student.num_classes)
             if journal is not None:
                 journal.add_evaluation(name, run, keys[name, run], results[name, run])

@@ -127,6 +127,11 @@ def _key(text: str, units: Sequence[str]) -> str:
     return " ".join(units) or text.strip().casefold()
 
 
+def text_key(text: str) -> str:
+    """Equal for two texts that differ in case, spacing and punctuation only."""
+    return _key(text, fold(text))
+
+
 def _hashes(strings: Sequence[str]) -> HashArray:
     # Python's str hash changes from process to process, which is harmless: the index lives and dies with the process.
     return np.fromiter(map(hash, strings), dtype=np.int64, count=len(strings)).view(np.uint64)
@@ -233,10 +238,11 @@ class TextFilter:
 
     :param config: the thresholds.
     :param real: the real rows that a candidate must look like and must not copy.
+    :param copies: False lets copies of real rows pass, for candidates that are real rows.
     :raises DataError: if there are no real rows.
     """
 
-    def __init__(self, config: FilterConfig, real: Sequence[Example]) -> None:
+    def __init__(self, config: FilterConfig, real: Sequence[Example], *, copies: bool = True) -> None:
         if not real:
             raise DataError("filters: there are no real rows to learn lengths from; give a dataset with rows")
         sample = real[:: -(-len(real) // LEARN_ROWS)]
@@ -266,6 +272,8 @@ class TextFilter:
         self._real_keys = np.sort(np.concatenate(keys))
         low, high = np.quantile(lengths, [config.min_length_quantile, config.max_length_quantile])
         self.min_length, self.max_length = int(low), int(np.ceil(high))  # in units, both allowed
+        if not copies:
+            self._real_keys, self._ngrams = np.empty(0, dtype=np.uint64), []
         self._accepted: set[str] = set()
 
     def check(self, example: Example, finish_reason: str) -> Rejection | None:

@@ -7,39 +7,41 @@ computed again from it, by functions of their arguments, so that a resumed run e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gendistill.card import run_card
+from gendistill.choosing import check_names, choose, gains_within
 from gendistill.clusters import class_clusters
 from gendistill.compare import real_baselines
 from gendistill.config import Config
 from gendistill.data import RealData, load_real
 from gendistill.data.export import json_line
-from gendistill.errors import ConfigError, GenerationError
+from gendistill.errors import GenerationError
 from gendistill.evaluate import Draw, Measured, evaluate, random_rows, stratified_sample
 from gendistill.examples import Candidate, Example, by_class
-from gendistill.filters import FilterReport, Rejection, TextFilter, feature_filter
+from gendistill.filters import FilterReport, Rejection, TextFilter
 from gendistill.generators import Generator, build_generator
-from gendistill.objectives import OBJECTIVES, ObjectiveInputs, build_objective
+from gendistill.inputs import RealSide, objective_inputs, real_side
+from gendistill.objectives import Objective
 from gendistill.planning import Chosen, Reference, learnt_max_tokens, plan_round, requests_per_class
-from gendistill.pool import GarbageWatch, Pool, parse
+from gendistill.pool import DECIMALS, GarbageWatch, Pool, judge, parse
 from gendistill.progress import Reporter, Silent
 from gendistill.prompts import load_template
-from gendistill.selection import METHODS, Selection, select
+from gendistill.selection import Selection
+from gendistill.soft_labels import KEY, named, soften
 from gendistill.store import Judged, Planned, Resume, Store, fingerprint
 from gendistill.students.encoder import EncoderStudent
 from gendistill.tasks import TextClassification
 from gendistill.teacher import FOLDER, Teacher
 
 MAX_TOP_UPS = 2  # extra rounds for classes whose pool is smaller than the budget
-DECIMALS = 5  # of the scores that are written, for readers
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,9 @@ def distill(
     :raises GendistillError: anything a user can mend; what was journalled stays.
     """
     config = config or Config()
-    _check_names(config)
+    check_names(config)
+    if config.generator.template is not None:
+        load_template(config.generator.template)
     with Store(config.out, config, resume) as store:
         return _Run(config, store, reporter or Silent(), generator).go()
 
@@ -125,10 +129,8 @@ class _Run:
         self.asked = [0] * self.num_classes
 
     def go(self) -> Distilled:
-        reference = self._reference()
-        target_rows = self._target_rows(reference)
-        target = [reference.examples[row] for row in target_rows]
-        _, target_features = self.teacher.features("target", target)
+        real = real_side(self.config, self.real.train, self.num_classes, self.teacher)
+        reference = self._reference(real)
         teacher_accuracy = self._teacher_accuracy()
         rounds: list[Round] = []
         selection: Selection | None = None
@@ -141,30 +143,9 @@ class _Run:
             self._generate(number, planned)
             kept, replies = self._judge(number, planned, reference)
             self._must_have_every_class(number)
-            inputs = ObjectiveInputs(
-                candidate_labels=self.pool.labels,
-                real_labels=torch.from_numpy(reference.labels),
-                candidate_features=self.pool.features,
-                real_features=target_features,
-                candidate_embeddings=self.pool.embeddings,
-                real_embeddings=torch.from_numpy(reference.embeddings),
-                feature_rows=torch.tensor(target_rows),
-                num_classes=self.num_classes,
-                ridge=self.config.objective.ridge,
-            )
-            objective = build_objective(self.config.objective.weights, inputs)
-            with self.reporter.track(f"choose {number}", 1) as advance, _one_thread():
-                selection = select(
-                    self.config.selection.method,
-                    objective,
-                    self.pool.embeddings,
-                    inputs.candidate_labels,
-                    [self.config.per_class] * self.num_classes,
-                    seed=self.config.seed,
-                    swap_passes=self.config.selection.swap_passes,
-                    min_distance=self.config.selection.min_distance,
-                    previous=selection.chosen if selection else (),
-                )
+            inputs = objective_inputs(self.config, real, self.pool.labels, self.pool.embeddings, self.pool.features)
+            with self.reporter.track(f"choose {number}", 1) as advance:
+                objective, selection = choose(self.config, inputs, selection.chosen if selection else ())
                 advance(1)
             loss = objective.loss(selection.chosen)
             rounds.append(
@@ -179,9 +160,10 @@ class _Run:
         for name, kept in zip(self.real.label_names, self._kept_per_class(), strict=True):
             if kept < self.config.per_class:
                 self.reporter.say(f"class {name!r}: only {kept} candidates passed the filters, fewer than the budget")
-        rows = self._rows(selection, objective)
+        soft = self._soft_labels(selection)
+        rows = self._rows(selection, objective, soft)
         self.store.write("distilled.jsonl", "".join(json_line(row) for row in rows))
-        table = self._measure([self.pool.examples[i] for i in selection.chosen], reference)
+        table = self._measure([self.pool.examples[i] for i in selection.chosen], soft, reference)
         result = Distilled(
             out=self.config.out,
             rows=rows,
@@ -199,30 +181,18 @@ class _Run:
 
     # -- the real side --------------------------------------------------------------------------------------------
 
-    def _reference(self) -> Reference:
-        rows = stratified_sample(
-            self.real.train, self.num_classes, self.config.data.max_reference_rows, self.config.seed
-        )
-        embeddings = self.teacher.embeddings("real", rows).numpy()
-        labels = np.array([row.label for row in rows], dtype=np.int64)
+    def _reference(self, real: RealSide) -> Reference:
+        embeddings, labels = real.embeddings.numpy(), real.labels.numpy()
         # At least as many clusters as exemplars, so that those of a prompt can come from different ones.
         smallest = int(np.bincount(labels, minlength=self.num_classes).min())
         count = min(max(self.config.generator.exemplars, self.config.per_class, 2), smallest)
         clusters = class_clusters(embeddings, labels, self.num_classes, count, self.config.seed)
-        return Reference(rows, embeddings, labels, clusters)
-
-    def _target_rows(self, reference: Reference) -> list[int]:
-        """Reference rows whose features at every checkpoint the objectives see: a seeded sample of each class."""
-        rng = np.random.default_rng([self.config.seed, 5])
-        limit = self.config.objective.target_rows_per_class
-        groups = by_class(reference.examples, self.num_classes)
-        return sorted(row for members in groups for row in rng.permutation(members)[:limit].tolist())
+        return Reference(real.examples, embeddings, labels, clusters)
 
     def _teacher_accuracy(self) -> float:
         known = self.store.meta("teacher dev accuracy")
         if known is None:
-            predicted = self.teacher.prepare().predict(self.real.dev).argmax(1).tolist()
-            known = sum(p == e.label for p, e in zip(predicted, self.real.dev, strict=True)) / len(self.real.dev)
+            known = self.teacher.accuracy(self.real.dev)
             self.store.remember("teacher dev accuracy", known)
         self.reporter.say(f"teacher: {known:.1%} of {len(self.real.dev)} held-out real rows right")
         return known
@@ -294,40 +264,26 @@ class _Run:
     def _judge(self, number: int, planned: Sequence[Planned], reference: Reference) -> tuple[int, int]:
         """Filter a round's texts and add those that pass to the pool; returns (kept, seen)."""
         judged = self._candidates(number, planned)
-        passed = [i for i, (_, verdict) in enumerate(judged) if verdict is None]
-        candidates = [judged[i][0] for i in passed]
-        verdicts = [verdict for _, verdict in judged]
-        scores: list[dict[str, float]] = [{} for _ in judged]
-        if candidates:
-            examples = [candidate.example for candidate in candidates]
-            embeddings, features = self.teacher.features(f"round-{number}", examples)
-            checked = feature_filter(
-                self.config.filters,
-                texts=[example.text for example in examples],
-                labels=[example.label for example in examples],
-                embeddings=embeddings.numpy(),
-                real_embeddings=reference.embeddings,
-                probabilities=features[-1].probabilities.numpy(),
-                kept_embeddings=self.pool.embeddings.numpy() if self.pool.candidates else None,
-                label_names=self.real.label_names,
-            )
-            own_scores = [
-                {
-                    "teacher_probability": round(float(features[-1].probabilities[i, example.label]), DECIMALS),
-                    "real_similarity": round(float(checked.real_similarity[i]), DECIMALS),
-                }
-                for i, example in enumerate(examples)
-            ]
-            for i, row in enumerate(passed):
-                verdicts[row], scores[row] = checked.rejections[i], own_scores[i]
-            kept_rows = [i for i in range(len(candidates)) if checked.rejections[i] is None]
-            self.pool.extend(kept_rows, candidates, own_scores, embeddings, features)
+        result = judge(
+            self.config.filters,
+            [candidate.example for candidate, _ in judged],
+            [verdict for _, verdict in judged],
+            self.teacher,
+            f"round-{number}",
+            real_embeddings=reference.embeddings,
+            label_names=self.real.label_names,
+            kept_embeddings=self.pool.embeddings.numpy() if self.pool.candidates else None,
+        )
+        verdicts = result.verdicts
+        if result.features:
+            kept = [judged[row][0] for row in result.kept]
+            self.pool.extend(kept, [result.scores[row] for row in result.kept], result.embeddings, result.features)
         for (candidate, _), verdict in zip(judged, verdicts, strict=True):
             self.report.add(candidate.example.text, verdict)
         self.store.add_candidates(
             [
                 Judged(candidate, v.filter if v else None, v.reason if v else None, s)
-                for (candidate, _), v, s in zip(judged, verdicts, scores, strict=True)
+                for (candidate, _), v, s in zip(judged, verdicts, result.scores, strict=True)
             ]
         )
         return sum(v is None for v in verdicts), len(judged)
@@ -362,19 +318,25 @@ class _Run:
 
     # -- the result -----------------------------------------------------------------------------------------------
 
-    def _rows(self, selection: Selection, objective: Any) -> list[dict[str, Any]]:
-        whole = objective.loss(selection.chosen)
+    def _soft_labels(self, selection: Selection) -> Tensor | None:
+        """(k, C) of the chosen, if they were asked for."""
+        if self.config.selection.labels == "hard":
+            return None
+        return soften(self.pool.features[-1].probabilities[selection.chosen], self.config.selection.label_temperature)
+
+    def _rows(self, selection: Selection, objective: Objective, soft: Tensor | None) -> list[dict[str, Any]]:
         rows = []
-        for index in selection.chosen:
+        gains = gains_within(objective, selection.chosen)
+        for i, (index, gain) in enumerate(zip(selection.chosen, gains, strict=True)):
             candidate = self.pool.candidates[index]
-            without = objective.loss([other for other in selection.chosen if other != index])
             rows.append(
                 {
                     "text": candidate.example.text,
                     "label": candidate.example.label,
                     "label_name": self.real.label_names[candidate.example.label],
+                    **({} if soft is None else {KEY: named(soft[i], self.real.label_names)}),
                     "id": candidate.id,
-                    "scores": {**self.pool.scores[index], "gain": round(without - whole, DECIMALS)},
+                    "scores": {**self.pool.scores[index], "gain": round(gain, DECIMALS)},
                     "provenance": {
                         "generator": candidate.generator,
                         "template": candidate.template,
@@ -386,7 +348,7 @@ class _Run:
             )
         return rows
 
-    def _measure(self, distilled: list[Example], reference: Reference) -> list[Measured]:
+    def _measure(self, distilled: list[Example], soft: Tensor | None, reference: Reference) -> list[Measured]:
         settings, classes = self.config.evaluate, self.num_classes
         if not settings.seeds:
             return []
@@ -412,28 +374,7 @@ class _Run:
             seeds=settings.seeds,
             trained={("full data", 0): self.teacher.prepare} if self.teacher.available else {},
             first_seed=self.config.seed,
+            targets={} if soft is None else {"distilled": soft},
             journal=self.store,
             reporter=self.reporter,
         )
-
-
-def _check_names(config: Config) -> None:
-    """:raises ConfigError: an objective, method or template that does not exist, said before anything is paid for."""
-    unknown = [name for name in config.objective.weights if name not in OBJECTIVES]
-    if unknown:
-        raise ConfigError(f"objective.weights: no objective {unknown[0]!r}; there are {', '.join(OBJECTIVES)}")
-    if config.selection.method not in METHODS:
-        raise ConfigError(f"selection.method: no method {config.selection.method!r}; there are {', '.join(METHODS)}")
-    if config.generator.template is not None:
-        load_template(config.generator.template)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Selection is thousands of small products: handing each to several threads costs more than it gains."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -1,20 +1,24 @@
-"""Candidates on their way: the texts of a reply, a watch for garbage, the pool of those that passed."""
+"""Candidates on their way: the texts of a reply, a watch for garbage, the filters, the pool of those that passed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from gendistill.errors import GenerationError
+from gendistill.config import FilterConfig
+from gendistill.errors import DataError, GenerationError
 from gendistill.examples import Candidate, Example
-from gendistill.filters import FilterReport, Rejection, TextFilter
+from gendistill.filters import FilterReport, Rejection, TextFilter, feature_filter
 from gendistill.generators.base import Reply
 from gendistill.students.base import Features
 from gendistill.tasks import TextClassification
+from gendistill.teacher import Teacher
 
+DECIMALS = 5  # of the scores that are written, for readers
 GARBAGE_CHECK_AFTER = 64  # replies before a generator may be judged
 GARBAGE_SHARE = 0.02  # fewer usable replies than this share: stop asking
 
@@ -38,20 +42,80 @@ class Pool:
 
     def extend(
         self,
-        rows: Sequence[int],
         candidates: Sequence[Candidate],
         scores: Sequence[dict[str, float]],
         embeddings: Tensor,
         features: Sequence[Features],
     ) -> None:
-        """Add the given rows of a round."""
+        """Add the candidates of a round that passed."""
         first = not self.candidates
-        picked = list(rows)
-        self.candidates += [candidates[row] for row in picked]
-        self.scores += [scores[row] for row in picked]
-        self.embeddings = embeddings[picked] if first else torch.cat([self.embeddings, embeddings[picked]])
-        new = [_rows_of(part, picked) for part in features]
-        self.features = new if first else [_joined(a, b) for a, b in zip(self.features, new, strict=True)]
+        self.candidates += candidates
+        self.scores += scores
+        if first:
+            self.embeddings, self.features = embeddings, list(features)
+        else:
+            self.embeddings = torch.cat([self.embeddings, embeddings])
+            self.features = [_joined(a, b) for a, b in zip(self.features, features, strict=True)]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the filters and the teacher say of n examples; the tensors are of the k that passed every filter."""
+
+    verdicts: list[Rejection | None]  # (n,)
+    scores: list[dict[str, float]]  # (n,): empty for those that the teacher was not asked about
+    kept: list[int]  # the k, as indices into the n
+    embeddings: Tensor  # (k, d) float32, rows of length 1
+    features: list[Features]  # one a checkpoint; empty if the teacher was asked about none
+
+
+def judge(
+    config: FilterConfig,
+    examples: Sequence[Example],
+    verdicts: Sequence[Rejection | None],
+    teacher: Teacher,
+    name: str,
+    *,
+    real_embeddings: np.ndarray,
+    label_names: Sequence[str],
+    kept_embeddings: np.ndarray | None = None,
+) -> Judgement:
+    """Ask the teacher about the examples that no filter has turned away yet, and apply the filters on features.
+
+    :param verdicts: (n,), of the filters so far.
+    :param name: of the features, in the teacher's store.
+    :param real_embeddings: (m, d) float32; with no rows there is no filter for copies and no similarity to score.
+    :param kept_embeddings: (k, d) of candidates that passed in earlier rounds.
+    """
+    passed = [row for row, verdict in enumerate(verdicts) if verdict is None]
+    scores: list[dict[str, float]] = [{} for _ in examples]
+    if not passed:
+        return Judgement(list(verdicts), scores, [], torch.empty(0, 0), [])
+    asked = [examples[row] for row in passed]
+    embeddings, features = teacher.features(name, asked)
+    for values in (embeddings, *(f.probabilities for f in features)):
+        if not torch.isfinite(values.sum(dtype=torch.float64)):
+            raise DataError(f"the features of {name} hold NaN or infinity: the student or the embedder is broken")
+    probabilities = features[-1].probabilities
+    checked = feature_filter(
+        config,
+        texts=[example.text for example in asked],
+        labels=[example.label for example in asked],
+        embeddings=embeddings.numpy(),
+        real_embeddings=real_embeddings,
+        probabilities=probabilities.numpy(),
+        kept_embeddings=kept_embeddings,
+        label_names=label_names,
+    )
+    final = list(verdicts)
+    for i, row in enumerate(passed):
+        final[row] = checked.rejections[i]
+        scores[row] = {"teacher_probability": round(float(probabilities[i, asked[i].label]), DECIMALS)}
+        if len(real_embeddings):
+            scores[row]["real_similarity"] = round(float(checked.real_similarity[i]), DECIMALS)
+    rows = [i for i, rejection in enumerate(checked.rejections) if rejection is None]
+    kept = [_rows_of(part, rows) for part in features]
+    return Judgement(final, scores, [passed[i] for i in rows], embeddings[rows], kept)
 
 
 def _rows_of(features: Features, rows: list[int]) -> Features:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ Resume = Literal["never", "always", "if-possible"]
 
 SCHEMA_VERSION = 1
 # Keys that a resumed run may change: they touch neither what is asked for nor what is chosen.
-FREE_KEYS = ("out", "evaluate.", "generator.batch_size")
+FREE_KEYS = ("out", "evaluate.", "generator.batch_size", "selection.label")
 
 OWN = {".lock", "features"}  # what a run killed in its first moments may have left
 
@@ -136,6 +136,8 @@ class Store:
         else:
             if self.meta("schema") != SCHEMA_VERSION:
                 raise RunError(f"{self.folder}: written by another version of gendistill; choose another --out")
+            # A key that the older version which wrote the run did not have had no other value than the default.
+            present = _with_defaults(present)
             differences = [key for key in differing_keys(present, values) if not key.startswith(FREE_KEYS)]
             asked = self._db.execute("SELECT COUNT(*) FROM requests").fetchone()[0]
             if differences and not asked:
@@ -291,14 +293,18 @@ class Store:
                 return None
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
 
-    @contextmanager
-    def new_folder(self, name: str) -> Iterator[Path]:
-        """A temporary folder that takes its name when the block ends without an error."""
+    def saved_folder(self, name: str) -> Path | None:
+        """The folder that ``save_folder`` made, or None."""
+        folder = self.folder / name
+        return folder if folder.is_dir() else None
+
+    def save_folder(self, name: str, write: Callable[[Path], None]) -> None:
+        """A folder filled by ``write``, which takes its name when that has ended without an error."""
         temporary, final = self.folder / f".{name}.tmp", self.folder / name
         shutil.rmtree(temporary, ignore_errors=True)
         with storage_errors(self.folder):
             temporary.mkdir()
-            yield temporary
+            write(temporary)
             shutil.rmtree(final, ignore_errors=True)
             temporary.rename(final)
 
@@ -345,6 +351,15 @@ def differing_keys(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> li
         elif left != right:
             keys.append(prefix + key)
     return keys
+
+
+def _with_defaults(values: dict[str, Any]) -> dict[str, Any]:
+    """A written configuration with the defaults of today's keys where it has none; its own keys are all kept."""
+    filled = json.loads(Config().model_dump_json())
+    for key, value in values.items():
+        default = filled.get(key)
+        filled[key] = {**default, **value} if isinstance(default, dict) and isinstance(value, dict) else value
+    return filled
 
 
 def _at(values: dict[str, Any], dotted: str) -> Any:

@@ -1,13 +1,14 @@
-"""The teacher of a run: a student trained on the real data once, whose checkpoints give features and label checks.
+"""The teacher: a student trained on the real data once, whose checkpoints give features and label checks.
 
-Everything it computes is kept in the run directory, so a resumed run loads the teacher only if features are missing,
-and trains it only if it was killed before training ended.
+Everything it computes goes to a store. A run's is its directory, so a resumed run loads the teacher only if features
+are missing, and trains it only if it was killed before training ended; ``MemoryStore`` is for work without one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +17,6 @@ from gendistill.config import StudentConfig
 from gendistill.examples import Example
 from gendistill.models import model_error, resolve
 from gendistill.progress import Advance, Reporter
-from gendistill.store import Store
 from gendistill.students.base import Features
 from gendistill.students.encoder import FEATURE_SCALE, EncoderStudent, Progress
 
@@ -32,6 +32,38 @@ CHUNK = (
 )
 
 
+class TeacherStore(Protocol):
+    """Where a teacher keeps what it computed. ``Store``, the run directory, is one."""
+
+    def load_features(self, name: str, ids: Sequence[str]) -> dict[str, Tensor] | None: ...
+
+    def save_features(self, name: str, ids: Sequence[str], tensors: dict[str, Tensor]) -> None: ...
+
+    def saved_folder(self, name: str) -> Path | None:
+        """The folder that ``save_folder`` made, or None."""
+        ...
+
+    def save_folder(self, name: str, write: Callable[[Path], None]) -> None:
+        """A folder filled by ``write``, which appears whole or not at all."""
+        ...
+
+
+class MemoryStore:
+    """Keeps nothing: a teacher holds its own checkpoints, and whoever asked for features has them."""
+
+    def load_features(self, name: str, ids: Sequence[str]) -> dict[str, Tensor] | None:
+        return None
+
+    def save_features(self, name: str, ids: Sequence[str], tensors: dict[str, Tensor]) -> None:
+        pass
+
+    def saved_folder(self, name: str) -> Path | None:
+        return None
+
+    def save_folder(self, name: str, write: Callable[[Path], None]) -> None:
+        pass
+
+
 class Teacher:
     """:param real: the rows that it is trained on."""
 
@@ -40,7 +72,7 @@ class Teacher:
         config: StudentConfig,
         student: EncoderStudent,
         real: Sequence[Example],
-        store: Store,
+        store: TeacherStore,
         reporter: Reporter,
         seed: int,
     ) -> None:
@@ -51,15 +83,15 @@ class Teacher:
 
     @property
     def available(self) -> bool:
-        """Whether it is trained already, in memory or in the run directory."""
-        return self._ready or (self.store.folder / FOLDER).is_dir()
+        """Whether it is trained already, in memory or in the store."""
+        return self._ready or self.store.saved_folder(FOLDER) is not None
 
     def prepare(self) -> EncoderStudent:
-        """The trained student: loaded from the run directory, or trained and saved there."""
+        """The trained student: loaded from the store, or trained and saved there."""
         if self._ready:
             return self.student
-        folder = self.store.folder / FOLDER
-        if folder.is_dir():
+        folder = self.store.saved_folder(FOLDER)
+        if folder is not None:
             self.student.load(folder)
         else:
             with self.reporter.track("train teacher", self.config.training_steps(len(self.real))) as advance:
@@ -69,10 +101,14 @@ class Teacher:
                     checkpoints=self.config.checkpoints,
                     progress=lambda done, total: advance(done),
                 )
-            with self.store.new_folder(FOLDER) as temporary:
-                self.student.save(temporary)
+            self.store.save_folder(FOLDER, self.student.save)
         self._ready = True
         return self.student
+
+    def accuracy(self, rows: Sequence[Example]) -> float:
+        """Share of the rows that it gives their label."""
+        predicted = self.prepare().predict(rows).argmax(1).tolist()
+        return sum(label == row.label for label, row in zip(predicted, rows, strict=True)) / len(rows)
 
     def embeddings(self, name: str, examples: Sequence[Example]) -> Tensor:
         """(n, d) float32, rows of length 1: sentence-transformers if configured, the pretrained student otherwise."""

@@ -13,7 +13,7 @@ import pytest
 
 from gendistill.cli import main
 
-COMMANDS = ("generate", "evaluate", "export", "doctor")
+COMMANDS = ("generate", "score", "select", "evaluate", "export", "doctor")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -125,6 +125,82 @@ def test_remote_code_runs_only_by_its_flag() -> None:
 
     config = Config()
     assert not config.student.trust_remote_code and not config.generator.trust_remote_code
+
+
+def test_help_names_every_method(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from gendistill.selection import METHODS
+
+    for command in ("generate", "select"):
+        assert run(monkeypatch, command, "--help") == 0
+        told = capsys.readouterr().out.replace("\n", " ")
+        assert all(name in " ".join(told.split()).replace("- ", "-") for name in METHODS)
+
+
+def test_score_then_select_then_evaluate_with_soft_labels(
+    tmp_path: Path,
+    tiny_encoder_dir: Path,
+    tiny_jsonl: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from tiny import tiny_rows, write_jsonl
+
+    candidates = write_jsonl(tmp_path / "c.jsonl", [*tiny_rows(12, 3, seed=51), {"text": "", "label": "food"}])
+    common = ["--dataset", str(tiny_jsonl), "--student", str(tiny_encoder_dir)]
+    for setting in ("student.steps=6", "student.max_tokens=32", "filters.teacher_probability=0.05",
+                    "filters.near_duplicate=1.0", "filters.real_copy_similarity=1.0"):  # fmt: skip
+        common += ["--set", setting]
+
+    scored = tmp_path / "scored.jsonl"
+    assert run(monkeypatch, "score", str(candidates), *common, "-o", str(scored)) == 0
+    told = capsys.readouterr().out
+    assert "1 excluded as empty (line 37)" in told and "next: gendistill select" in told
+    rows = [json.loads(line) for line in scored.read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == 37 and not rows[-1]["kept"] and rows[-1]["filter"] == "empty"
+
+    chosen = tmp_path / "chosen.jsonl"
+    arguments = ["select", str(candidates), *common, "--per-class", "3", "--labels", "soft", "-o", str(chosen)]
+    assert run(monkeypatch, *arguments) == 0
+    told = capsys.readouterr().out
+    assert f"9 texts in {chosen}, objective 0." in told
+    assert (
+        f"next: gendistill evaluate {chosen} --dataset {tiny_jsonl} --student {tiny_encoder_dir} --labels soft" in told
+    )
+
+    # what was written is read again as candidates, and by every format
+    assert run(monkeypatch, "select", str(chosen), *common, "--per-class", "2", "-o", str(tmp_path / "few.jsonl")) == 0
+    assert run(monkeypatch, "export", str(chosen), "-o", str(tmp_path / "text-label.jsonl")) == 0
+    first = json.loads((tmp_path / "text-label.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert set(first["probabilities"]) == {"food", "music", "sport"}
+
+    figures = tmp_path / "figures.json"
+    arguments = [
+        "evaluate",
+        str(chosen),
+        *common,
+        "--labels",
+        "soft",
+        "--seeds",
+        "1",
+        "--no-full",
+        "--json",
+        str(figures),
+    ]
+    assert run(monkeypatch, *arguments) == 0
+    methods = {row["method"]: row["rows"] for row in json.loads(figures.read_text(encoding="utf-8"))}
+    assert methods["chosen.jsonl, soft labels"] == methods["chosen.jsonl"] == 9
+    capsys.readouterr()
+
+    assert run(monkeypatch, "evaluate", str(tmp_path / "few.jsonl"), *common, "--labels", "soft", "--seeds", "1") != 0
+    assert "row 1 has no soft labels" in capsys.readouterr().err
+    assert run(monkeypatch, "select", str(candidates), *common, "-o", str(candidates)) != 0
+    assert "write over the candidates" in capsys.readouterr().err
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"text": "a", "label": "food"}\n{"text"\n', encoding="utf-8")
+    assert run(monkeypatch, "score", str(broken), *common, "-o", str(scored)) != 0
+    error = capsys.readouterr().err.strip()
+    assert "broken.jsonl, line 2" in error and len(error.splitlines()) == 1
+    assert len(scored.read_text(encoding="utf-8").splitlines()) == 37  # the earlier file is untouched
 
 
 def test_generate_then_export_then_evaluate(

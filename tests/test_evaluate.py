@@ -29,9 +29,10 @@ class MajorityStudent:
 
     num_classes, checkpoints, fits = 3, 1, 0
 
-    def fit(self, examples: Sequence[Example], *, seed: int) -> None:
+    def fit(self, examples: Sequence[Example], *, seed: int, targets: Tensor | None = None) -> None:
         self.fits += 1
-        self.answer = int(np.bincount([example.label for example in examples]).argmax())
+        counts = np.bincount([example.label for example in examples]) if targets is None else targets.sum(0)
+        self.answer = int(counts.argmax())
 
     def predict(self, examples: Sequence[Example]) -> Tensor:
         return torch.nn.functional.one_hot(torch.full((len(examples),), self.answer), 3).float()
@@ -62,6 +63,21 @@ def test_every_run_is_measured_once_and_another_recipe_anew() -> None:
     assert student.fits == 4
     evaluate(methods, TEST, student, StudentConfig(steps=17), seeds=2, journal=journal)
     assert student.fits == 8
+
+
+def test_soft_labels_are_trained_on_and_measured_apart_from_the_hard_ones() -> None:
+    student, journal = MajorityStudent(), Journal()
+    methods = {"soft": lambda run: TEST[:2], "hard": lambda run: TEST[:2]}  # both of class 0
+    twos = {"soft": torch.tensor([[0.4, 0.0, 0.6], [0.4, 0.0, 0.6]])}
+    rows = evaluate(methods, TEST, student, StudentConfig(), seeds=1, targets=twos, journal=journal)
+    assert [row.mean for row in rows] == [1 / 6, 3 / 6]
+    assert evaluate(methods, TEST, student, StudentConfig(), seeds=1, targets=twos, journal=journal) == rows
+    assert student.fits == 2
+    ones = {"soft": torch.tensor([[0.4, 0.6, 0.0], [0.4, 0.6, 0.0]])}
+    rows = evaluate(methods, TEST, student, StudentConfig(), seeds=1, targets=ones, journal=journal)
+    assert [row.mean for row in rows] == [2 / 6, 3 / 6] and student.fits == 3
+    plain = evaluate({"soft": methods["soft"]}, TEST, student, StudentConfig(), seeds=1, journal=journal)
+    assert plain[0].mean == 3 / 6
 
 
 def test_a_trained_student_at_hand_is_used_before_any_other_is_trained() -> None:

@@ -209,6 +209,23 @@ def test_another_configuration_in_the_same_directory_is_refused_by_key(finished:
         distill(config.model_copy(update={"per_class": 4}))
 
 
+def test_a_run_of_an_older_version_resumes_where_new_keys_have_their_defaults(
+    finished: tuple[Config, Distilled], tmp_path: Path
+) -> None:
+    config, _ = finished
+    copy = tmp_path / "run"
+    shutil.copytree(config.out, copy)
+    with sqlite3.connect(copy / "run.db") as db:
+        written = json.loads(db.execute("SELECT value FROM meta WHERE key = 'config'").fetchone()[0])
+        del written["selection"]["swap_passes"], written["objective"]
+        db.execute("UPDATE meta SET value = ? WHERE key = 'config'", (json.dumps(written),))
+    again = config.model_copy(deep=True, update={"out": copy})
+    assert distill(again, resume="always").rows == finished[1].rows
+    again.selection.swap_passes = 1
+    with pytest.raises(RunError, match=r"selection\.swap_passes was 3, is 1\)"):
+        distill(again)
+
+
 def test_a_false_start_does_not_bind_the_directory(tmp_path: Path, dirs: tuple[Path, Path, Path]) -> None:
     """A mistyped column or model is mended and run again in the same place."""
     config = small_config(tmp_path / "run", *dirs)
@@ -358,6 +375,28 @@ def test_row_text_reaches_the_prompt_as_typed(tmp_path: Path, dirs: tuple[Path, 
     with sqlite3.connect(config.out / "run.db") as db:
         prompts = [json.loads(row[0])["prompt"] for row in db.execute("SELECT body FROM requests")]
     assert prompts and all("{{ 7*7 }} {% raw %}" in prompt for prompt in prompts)
+
+
+def test_soft_labels_can_be_asked_for_later_and_cost_no_reply(
+    finished: tuple[Config, Distilled], tmp_path: Path
+) -> None:
+    config, result = finished
+    copy = tmp_path / "run"
+    shutil.copytree(config.out, copy)
+    soft = config.model_copy(deep=True, update={"out": copy})
+    soft.selection.labels = "soft"
+    rows = distill(soft, generator=Replay(config.generator.model, {})).rows
+    for row, hard in zip(rows, result.rows, strict=True):
+        probabilities = row.pop("probabilities")
+        assert row == hard
+        assert list(probabilities) == result.label_names and sum(probabilities.values()) == pytest.approx(1, abs=1e-4)
+        # Tempering with 2 takes the square roots: their order is the teacher's, their spread is smaller.
+        shares = [p**2 for p in probabilities.values()]
+        said = hard["scores"]["teacher_probability"]
+        assert shares[row["label"]] / sum(shares) == pytest.approx(said, abs=1e-3)
+    card = (copy / "README.md").read_text(encoding="utf-8")
+    assert "temperature 2 beside the label" in card and "* `probabilities`: " in card
+    assert "probabilities" not in (config.out / "README.md").read_text(encoding="utf-8")
 
 
 def test_baselines_run_as_methods(finished: tuple[Config, Distilled], tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from gendistill.cli.doctor import doctor
 from gendistill.cli.evaluate import evaluate
 from gendistill.cli.export import export
 from gendistill.cli.generate import generate
+from gendistill.cli.score import score
+from gendistill.cli.select import select
 from gendistill.errors import GendistillError
 
 app = typer.Typer(
@@ -28,6 +30,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(generate)
+app.command()(score)
+app.command()(select)
 app.command()(evaluate)
 app.command()(export)
 app.command()(doctor)

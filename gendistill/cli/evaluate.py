@@ -13,9 +13,7 @@ from gendistill.cli.options import build_config, data_flags
 
 def evaluate(
     file: Annotated[Path, typer.Argument(help="JSONL with text and label (or label_name), such as distilled.jsonl.")],
-    config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="YAML file, such as the config.yaml of a run.")
-    ] = None,
+    config: options.ConfigFile = None,
     dataset: options.Dataset = None,
     subset: options.Subset = None,
     split: options.Split = None,
@@ -24,6 +22,10 @@ def evaluate(
     label_column: options.LabelColumn = None,
     label_names: options.LabelNames = None,
     student: options.Student = None,
+    labels: Annotated[
+        options.LabelKind | None,
+        typer.Option(help="soft: train on FILE's soft labels too, beside its hard ones. [default: hard]"),
+    ] = None,
     seeds: Annotated[int | None, typer.Option(help="Students per row of the table. [default: 3]", min=1)] = None,
     full: Annotated[bool, typer.Option(help="Also train on the whole real data.")] = True,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file as well.")] = None,
@@ -34,7 +36,9 @@ def evaluate(
     from rich.console import Console
 
     flags = data_flags(dataset, subset, split, test, text_column, label_column, label_names)
-    resolved = build_config(config, flags | {"student.model": student, "evaluate.seeds": seeds, "seed": seed}, settings)
+    flags |= {"student.model": student, "evaluate.seeds": seeds, "seed": seed}
+    flags["selection.labels"] = None if labels is None else labels.value
+    resolved = build_config(config, flags, settings)
     from gendistill.cli.quiet import quiet_libraries
 
     quiet_libraries()

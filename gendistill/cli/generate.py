@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gendistill.cli import options
-from gendistill.cli.options import build_config, data_flags
+from gendistill.cli.options import build_config, choice_flags, data_flags
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,14 +34,15 @@ def generate(
     label_column: options.LabelColumn = None,
     label_names: options.LabelNames = None,
     description: Annotated[str | None, typer.Option(help="What the texts are, in a few words, for the prompts.")] = None,
-    per_class: Annotated[int | None, typer.Option(help="Budget: texts per class. [default: 10]", min=1)] = None,
+    per_class: options.PerClass = None,
     out: Annotated[Path | None, typer.Option(help="Run directory. [default: runs/demo]")] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of writing and choosing. [default: 2]", min=1)] = None,
     model: Annotated[str | None, typer.Option(help="Generator: hub causal LM, base or chat, or folder. [default: builtin:gemma-3-270m]")] = None,
     candidates: Annotated[int | None, typer.Option(help="Candidates asked for per class, over all rounds. [default: 72]", min=1)] = None,
     student: options.Student = None,
-    method: Annotated[str | None, typer.Option(help="greedy, or a baseline: random, herding, k-means-nearest, k-center. [default: greedy]")] = None,
-    objective: Annotated[str | None, typer.Option(help="Weights, e.g. meta_model=1,gradient=0.5.")] = None,
+    method: options.Method = None,
+    objective: options.Objective = None,
+    labels: options.Labels = None,
     eval_seeds: Annotated[int | None, typer.Option(help="Students per row of the final table; 0 for none. [default: 3]", min=0)] = None,
     seed: options.Seed = None,
     resume: Annotated[ResumeChoice, typer.Option(help="What to do where a run is already.")] = ResumeChoice.if_possible,
@@ -55,16 +56,14 @@ def generate(
     from rich.console import Console
 
     flags = data_flags(dataset, subset, split, test, text_column, label_column, label_names)
+    flags |= choice_flags(per_class, method, objective, labels)
     flags |= {
         "data.description": description,
-        "per_class": per_class,
         "out": None if out is None else str(out),
         "rounds": rounds,
         "generator.model": model,
         "generator.candidates_per_class": candidates,
         "student.model": student,
-        "selection.method": method,
-        "objective.weights": None if objective is None else _weights(objective),
         "evaluate.seeds": eval_seeds,
         "seed": seed,
     }
@@ -82,21 +81,6 @@ def generate(
 
     result = distill(resolved, resume=resume.value, reporter=TerminalReporter(console))
     _tell(console, resolved, result)
-
-
-def _weights(text: str) -> dict[str, float]:
-    from gendistill.errors import ConfigError
-
-    weights = {}
-    for part in text.split(","):
-        name, equals, value = part.partition("=")
-        try:
-            weights[name.strip()] = float(value) if equals else 1.0
-        except ValueError:
-            raise ConfigError(
-                f"--objective {text}: {value!r} is not a number; write meta_model=1,gradient=0.5"
-            ) from None
-    return weights
 
 
 def _announce(console: Console, config: Config) -> None:

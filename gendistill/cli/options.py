@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+import enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from gendistill.config import Config
+
+
+class LabelKind(str, enum.Enum):
+    hard = "hard"
+    soft = "soft"
+
 
 Dataset = Annotated[
     str | None,
@@ -24,6 +30,24 @@ TextColumn = Annotated[str | None, typer.Option(help="Column of the text; found 
 LabelColumn = Annotated[str | None, typer.Option(help="Column of the label; found by itself when obvious.")]
 LabelNames = Annotated[str | None, typer.Option(help="The classes in order, separated by commas.")]
 Student = Annotated[str | None, typer.Option(help="Encoder that learns: hub name or folder. [default: builtin:minilm]")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file, such as the config.yaml of a run.")]
+Candidates = Annotated[
+    str,
+    typer.Argument(help="JSONL, CSV or Parquet with text and label, or the word real: the real training rows."),
+]
+PerClass = Annotated[int | None, typer.Option(help="Budget: texts per class. [default: 10]", min=1)]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        help="greedy, or a baseline: random, herding, k-means-nearest, k-center, nearest-real, gradient-norm, "
+        "teacher-probability. [default: greedy]"
+    ),
+]
+Objective = Annotated[str | None, typer.Option(help="Weights, e.g. meta_model=1,gradient=0.5.")]
+Labels = Annotated[
+    LabelKind | None,
+    typer.Option(help="soft: rows carry the teacher's probabilities beside the label. [default: hard]"),
+]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything. [default: 0]", min=0)]
 Set = Annotated[
     list[str] | None,
@@ -64,3 +88,63 @@ def data_flags(
         "data.label_column": label_column,
         "data.label_names": names,
     }
+
+
+def choice_flags(
+    per_class: int | None, method: str | None, objective: str | None, labels: LabelKind | None
+) -> dict[str, Any]:
+    return {
+        "per_class": per_class,
+        "selection.method": method,
+        "objective.weights": objective_weights(objective),
+        "selection.labels": None if labels is None else labels.value,
+    }
+
+
+def objective_weights(text: str | None) -> dict[str, float] | None:
+    """``meta_model=1,gradient=0.5`` as a mapping; a name alone weighs 1."""
+    from gendistill.errors import ConfigError
+
+    if text is None:
+        return None
+    weights = {}
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        try:
+            weights[name.strip()] = float(value) if equals else 1.0
+        except ValueError:
+            raise ConfigError(
+                f"--objective {text}: {value!r} is not a number; write meta_model=1,gradient=0.5"
+            ) from None
+    return weights
+
+
+def candidates_of(text: str, out: Path) -> Path | Literal["real"]:
+    """The argument of a command that takes candidates.
+
+    :raises ConfigError: what is to be written is what is read.
+    """
+    from gendistill.errors import ConfigError
+
+    if text == "real":
+        return "real"
+    if out.resolve() == Path(text).resolve():
+        raise ConfigError(f"{out}: would write over the candidates; give another --out")
+    return Path(text)
+
+
+def shown_flags(config: Config) -> str:
+    """The flags for data and student that differ from the defaults, for a command to type next."""
+    import shlex
+
+    from gendistill.config import Config
+
+    plain = Config()
+    flags = ["--dataset", config.data.dataset]
+    for key in ("subset", "split", "test", "text_column", "label_column", "label_names"):
+        value = getattr(config.data, key)
+        if value != getattr(plain.data, key):
+            flags += [f"--{key.replace('_', '-')}", ",".join(value) if isinstance(value, list) else value]
+    if config.student.model != plain.student.model:
+        flags += ["--student", config.student.model]
+    return shlex.join(flags)

@@ -88,6 +88,7 @@ def _head(info: CardInfo) -> str:
             "features": [
                 {"name": "text", "dtype": "string"},
                 {"name": "label", "dtype": {"class_label": {"names": names}}},
+                *([{"name": "probabilities", "list": "float32"}] if _soft(info) else []),
             ]
         }
     # One line a value: a folded one could begin a line with the dashes that end the head.
@@ -142,11 +143,19 @@ def _samples(info: CardInfo) -> str:
     return "\n".join(lines)
 
 
+def _soft(info: CardInfo) -> bool:
+    return bool(info.rows) and all("probabilities" in row for row in info.rows)
+
+
 def _fields(info: CardInfo) -> str:
     fields = [("text", "the text"), ("label", "the class, an index into the list above")]
+    soft = "what the teacher, a model trained on the real data, says of each class: a soft label beside the hard one"
+    if info.typed and _soft(info):
+        fields.append(("probabilities", f"{soft}, in the order of the classes"))
     if not info.typed:
         fields += [
             ("label_name", "the name of the class"),
+            ("probabilities", f"{soft}, by the name of the class"),
             ("id", "hash of text and label"),
             ("scores", "what the student, the teacher and the selection say of it"),
             ("provenance", "the request, round and generator it came from"),

@@ -43,7 +43,8 @@ def _question(label_names: list[str], description: str) -> str:
 
 
 def _text_label(row: dict[str, Any], names: list[str], description: str) -> dict[str, Any]:
-    return {"text": row["text"], "label": row["label"], "label_name": names[row["label"]]}
+    shape = {"text": row["text"], "label": row["label"], "label_name": names[row["label"]]}
+    return shape | {"probabilities": row["probabilities"]} if "probabilities" in row else shape
 
 
 def _openai(row: dict[str, Any], names: list[str], description: str) -> dict[str, Any]:
@@ -78,7 +79,10 @@ def _sharegpt(row: dict[str, Any], names: list[str], description: str) -> dict[s
 
 
 def _hub_row(row: dict[str, Any], names: list[str], description: str) -> dict[str, Any]:
-    return {"text": row["text"], "label": row["label"]}
+    shape = {"text": row["text"], "label": row["label"]}
+    if "probabilities" in row:  # a list, since a reader of tables would make a column of every class's name
+        shape["probabilities"] = [float(row["probabilities"].get(name) or 0.0) for name in names]
+    return shape
 
 
 FORMATS: dict[str, Format] = {
@@ -94,6 +98,8 @@ FORMATS: dict[str, Format] = {
 def export(rows: Rows, format: str, out: Path, label_names: Sequence[str], description: str = "") -> Path:
     """Write rows in one of ``FORMATS``; each file appears whole or not at all.
 
+    Soft labels ("probabilities") go along where the format has a place for them, if every row has them.
+
     :param rows: with "text" and "label" (index into ``label_names``); other keys are left out.
     :param out: the file; or the folder for "hub-folder", where data/train.jsonl and README.md are written.
     :param description: what the texts are, for the instructions.
@@ -103,6 +109,8 @@ def export(rows: Rows, format: str, out: Path, label_names: Sequence[str], descr
     """
     shape = _format(format)
     names = list(label_names)
+    if not all(isinstance(row.get("probabilities"), dict) for row in rows):
+        rows = [{key: value for key, value in row.items() if key != "probabilities"} for row in rows]
     data = "".join(json_line(shape.convert(row, names, description)) for row in rows)
     if not shape.folder:
         if out.is_dir():

@@ -12,6 +12,10 @@ from gendistill.errors import DataError
 _WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))(?:\.0+)?")  # "3", and the "3.0" that a CSV of floats says
 
 
+class UnknownLabel(DataError):
+    """A label that is not one of the classes."""
+
+
 class Labels:
     """The classes of a dataset. With names given they are fixed; otherwise they are learnt from the rows.
 
@@ -68,7 +72,7 @@ class Labels:
         found = self._indices.get(_key(name) if name and self._by_name else key)
         if found is None:
             shown = repr(name) if name and self._by_name else repr(value)
-            raise DataError(
+            raise UnknownLabel(
                 f"{self._source.at(number)}: label {shown} is not among the names: {_listed(self.names)}; "
                 "see --label-names"
             )
@@ -101,7 +105,7 @@ class Labels:
             return str(int(value))
         if isinstance(value, (int, str)):
             return _key(str(value)) or None
-        raise DataError(f"{self._source.at(number)}: label {value!r} is neither a name nor a whole number")
+        raise UnknownLabel(f"{self._source.at(number)}: label {value!r} is neither a name nor a whole number")
 
 
 def _key(label: str) -> str:

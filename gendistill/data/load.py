@@ -182,11 +182,11 @@ def _read_test(
         given, _ = open_hub(config.dataset, config.subset, "test")
     else:
         return None
-    columns = text_column, label_column, name_column = _find_columns(given, config)
+    columns = text_column, label_column, name_column = find_columns(given, config.text_column, config.label_column)
     rows = []
     labels.begin(given)
     for number, row in given.rows([c for c in columns if c]):
-        text, _ = _clean(row.get(text_column), config.max_chars, given, number)
+        text, _ = clean_text(row.get(text_column), config.max_chars, given.at(number))
         label = labels.index(row.get(label_column), row.get(name_column or ""), label_column, number)
         if text is None or label is None:
             report.test_rows_dropped += 1
@@ -201,8 +201,11 @@ def _read_test(
     return rows
 
 
-def _find_columns(source: Source, config: DataConfig) -> tuple[str, str, str | None]:
-    """The columns of the text, of the label, and of the label's name where the label is a number."""
+def find_columns(source: Source, text_column: str | None, label_column: str | None) -> tuple[str, str, str | None]:
+    """The columns of the text, of the label, and of the label's name where the label is a number.
+
+    :param text_column: the column if it is known; it must be there. ``label_column`` alike.
+    """
     sample = [row for _, row in itertools.islice(source.rows(None), _SAMPLE_ROWS)]
     if not sample:
         raise DataError(f"{source.name}: no rows; give a file with a text and a label on each row")
@@ -224,8 +227,8 @@ def _find_columns(source: Source, config: DataConfig) -> tuple[str, str, str | N
             )
         return next(iter(exact or present), None)
 
-    text = find(config.text_column, TEXT_COLUMNS, "text")
-    label = find(config.label_column, LABEL_COLUMNS, "label")
+    text = find(text_column, TEXT_COLUMNS, "text")
+    label = find(label_column, LABEL_COLUMNS, "label")
     if len(columns) == 2 and (text is None or label is None):
         prose = [
             c for c in columns if sum(" " in v for row in sample if isinstance(v := row.get(c), str)) * 2 > len(sample)
@@ -251,14 +254,14 @@ def _find_columns(source: Source, config: DataConfig) -> tuple[str, str, str | N
 
 def _read_unique(source: Source, config: DataConfig, labels: Labels, report: DataReport) -> list[Example]:
     """Every text once, in order, without those that stand under several labels."""
-    columns = text_column, label_column, name_column = _find_columns(source, config)
+    columns = text_column, label_column, name_column = find_columns(source, config.text_column, config.label_column)
     # The texts are the keys, so that finding duplicates costs no second copy and no hashes.
     found: dict[str, int] = {}
     conflicts: dict[str, set[int]] = {}
     labels.begin(source)
     for number, row in source.rows([c for c in columns if c]):
         report.rows_read += 1
-        text, cut = _clean(row.get(text_column), config.max_chars, source, number)
+        text, cut = clean_text(row.get(text_column), config.max_chars, source.at(number))
         if text is None:
             report.missing_texts += 1
             continue
@@ -293,13 +296,13 @@ def _read_unique(source: Source, config: DataConfig, labels: Labels, report: Dat
     return [Example((text,), order[label]) for text, label in found.items() if label != _CONFLICT]
 
 
-def _clean(value: Any, max_chars: int, source: Source, number: int) -> tuple[str | None, bool]:
+def clean_text(value: Any, max_chars: int, where: str) -> tuple[str | None, bool]:
     """A text without the white space around it, and whether it was cut; None if there is none."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None, False
     if not isinstance(value, str):
         if not isinstance(value, (int, float)):
-            raise DataError(f"{source.at(number)}: the text is a {type(value).__name__}, not a string")
+            raise DataError(f"{where}: the text is a {type(value).__name__}, not a string")
         value = str(value)
     text = value.strip()
     cut = len(text) > max_chars

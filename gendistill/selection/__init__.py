@@ -5,17 +5,30 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from gendistill.errors import ConfigError
 from gendistill.objectives.base import Objective
-from gendistill.selection.baselines import BASELINES, herding, k_center, k_means_nearest, random_selection
+from gendistill.selection.baselines import (
+    ALL_BASELINES,
+    BASELINES,
+    INFORMED_BASELINES,
+    herding,
+    k_center,
+    k_means_nearest,
+    random_selection,
+    select_baseline,
+)
 from gendistill.selection.diversity import Diversity
 from gendistill.selection.greedy import greedy
 from gendistill.selection.swap import SwapResult, swap
 
-METHODS = ("greedy", *BASELINES)
+if TYPE_CHECKING:
+    from gendistill.objectives import ObjectiveInputs
+
+METHODS = ("greedy", *ALL_BASELINES)
 
 
 @dataclass
@@ -39,6 +52,7 @@ def select(
     swap_passes: int = 3,
     min_distance: float = 0.0,
     previous: Sequence[int] = (),
+    inputs: ObjectiveInputs | None = None,
 ) -> Selection:
     """Choose up to ``budgets[c]`` candidates of each class c; all there are where a class has fewer.
 
@@ -53,9 +67,15 @@ def select(
     :param labels: (n,) int64.
     :param seed: for the baselines that draw; greedy is deterministic.
     :param previous: an earlier choice, as indices into the present candidates.
+    :param inputs: what the objective was built from; the baselines of ``INFORMED_BASELINES`` need it.
     """
-    if method in BASELINES:
-        chosen = BASELINES[method](embeddings, labels, budgets, seed)
+    if method in ALL_BASELINES:
+        if inputs is not None:
+            chosen = select_baseline(method, inputs, budgets, seed)
+        elif method in BASELINES:
+            chosen = BASELINES[method](embeddings, labels, budgets, seed)
+        else:
+            raise ConfigError(f"selection.method {method} needs the inputs of the objectives (select(..., inputs=...))")
         return Selection(chosen, None if objective is None else objective.loss(chosen))
     if method != "greedy":
         raise ConfigError(f"selection.method: no method {method!r}; there are {', '.join(METHODS)}")
@@ -100,7 +120,9 @@ def _check_previous(previous: Sequence[int], labels: Tensor, budgets: Sequence[i
 
 
 __all__ = [
+    "ALL_BASELINES",
     "BASELINES",
+    "INFORMED_BASELINES",
     "METHODS",
     "Diversity",
     "Selection",
@@ -111,5 +133,6 @@ __all__ = [
     "k_means_nearest",
     "random_selection",
     "select",
+    "select_baseline",
     "swap",
 ]

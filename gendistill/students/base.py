@@ -45,7 +45,7 @@ class Student(Protocol):
     def fit(self, examples: Sequence[Example], *, seed: int, targets: Tensor | None = None) -> None:
         """Train from the pretrained weights (never from an earlier fit).
 
-        :param targets: (n, C) float32 probabilities to learn in place of the labels.
+        :param targets: soft labels to train towards instead of the examples' own, (n, C) float32, rows of sum 1.
         """
         ...
 

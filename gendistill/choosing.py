@@ -1,0 +1,61 @@
+"""The step from candidates to a choice, as a run and ``gendistill select`` both take it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from gendistill.config import Config
+from gendistill.errors import ConfigError
+from gendistill.objectives import OBJECTIVES, Objective, ObjectiveInputs, build_objective
+from gendistill.selection import METHODS, Selection, select
+
+
+def check_names(config: Config) -> None:
+    """:raises ConfigError: an objective or method that does not exist, said before anything is paid for."""
+    unknown = [name for name in config.objective.weights if name not in OBJECTIVES]
+    if unknown:
+        raise ConfigError(f"objective.weights: no objective {unknown[0]!r}; there are {', '.join(OBJECTIVES)}")
+    if config.selection.method not in METHODS:
+        raise ConfigError(f"selection.method: no method {config.selection.method!r}; there are {', '.join(METHODS)}")
+
+
+def choose(config: Config, inputs: ObjectiveInputs, previous: Sequence[int] = ()) -> tuple[Objective, Selection]:
+    """The configured choice of ``config.per_class`` candidates a class, and the objective that it was made by.
+
+    :param previous: an earlier choice, as indices into the present candidates.
+    """
+    objective = build_objective(config.objective.weights, inputs)
+    with one_thread():
+        selection = select(
+            config.selection.method,
+            objective,
+            inputs.candidate_embeddings,
+            inputs.candidate_labels,
+            [config.per_class] * inputs.num_classes,
+            seed=config.seed,
+            swap_passes=config.selection.swap_passes,
+            min_distance=config.selection.min_distance,
+            previous=previous,
+            inputs=inputs,
+        )
+    return objective, selection
+
+
+def gains_within(objective: Objective, chosen: Sequence[int]) -> list[float]:
+    """What each chosen candidate adds to the others: the loss without it, less the loss of the whole set."""
+    whole = objective.loss(chosen)
+    return [objective.loss([other for other in chosen if other != index]) - whole for index in chosen]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Selection is thousands of small products: handing each to several threads costs more than it gains."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,58 @@
+"""``gendistill select``: the best few of a file of candidates, or of the real rows, without any generation."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gendistill.cli import options
+from gendistill.cli.options import build_config, candidates_of, choice_flags, data_flags, shown_flags
+
+
+def select(
+    candidates: options.Candidates,
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSONL to write: the chosen rows.")],
+    config: options.ConfigFile = None,
+    dataset: options.Dataset = None,
+    subset: options.Subset = None,
+    split: options.Split = None,
+    test: options.Test = None,
+    text_column: options.TextColumn = None,
+    label_column: options.LabelColumn = None,
+    label_names: options.LabelNames = None,
+    per_class: options.PerClass = None,
+    student: options.Student = None,
+    method: options.Method = None,
+    objective: options.Objective = None,
+    labels: options.Labels = None,
+    seed: options.Seed = None,
+    settings: options.Set = None,
+) -> None:
+    """Choose the few rows of CANDIDATES that together stand in best for the real data."""
+    from rich.console import Console
+
+    flags = data_flags(dataset, subset, split, test, text_column, label_column, label_names)
+    flags |= choice_flags(per_class, method, objective, labels)
+    resolved = build_config(config, flags | {"student.model": student, "seed": seed}, settings)
+    source = candidates_of(candidates, out)
+    from gendistill.cli.quiet import quiet_libraries
+
+    quiet_libraries()
+    from gendistill.atomic import atomic_write
+    from gendistill.cli.terminal import TerminalReporter
+    from gendistill.data.export import json_line
+    from gendistill.scoring import select_candidates
+
+    console = Console()
+    chosen = select_candidates(source, resolved, reporter=TerminalReporter(console))
+    atomic_write(out, "".join(json_line(row) for row in chosen.rows))
+    for line in (
+        *chosen.notes,
+        f"{len(chosen.rows)} texts in {out}, objective {chosen.loss:.4f} (1 is that of choosing nothing)",
+        f"next: gendistill evaluate {shlex.quote(str(out))} {shown_flags(resolved)}"
+        + (" --labels soft" if resolved.selection.labels == "soft" else ""),
+    ):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

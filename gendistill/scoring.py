@@ -1,0 +1,235 @@
+"""Score and choose from candidates that are there already: a file of anyone's, or the real rows themselves.
+
+The filters, teacher, objectives and selection are those of a run, without its generator and its directory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from gendistill.choosing import check_names, choose, gains_within, one_thread
+from gendistill.config import Config
+from gendistill.data import RealData, load_real
+from gendistill.data.candidates import CandidateFile, read_candidates
+from gendistill.errors import DataError
+from gendistill.examples import Example
+from gendistill.filters import FilterReport, Rejection, TextFilter
+from gendistill.inputs import RealSide, objective_inputs, real_side
+from gendistill.objectives import ObjectiveInputs, build_objective
+from gendistill.pool import DECIMALS, judge
+from gendistill.progress import Reporter, Silent
+from gendistill.soft_labels import KEY, named, soften
+from gendistill.students.encoder import EncoderStudent
+from gendistill.teacher import MemoryStore, Teacher
+
+REAL: Literal["real"] = "real"  # in place of a file: the real training rows
+_NO_EXAMPLE = Example(("",), 0)  # stands in for a row that is none; it has a verdict already, so no one looks at it
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A row as it was given."""
+
+    number: int  # in the file, or among the real rows, from 1
+    text: Any
+    label: Any
+    extra: dict[str, Any]  # its other columns
+    example: Example | None  # None: it cannot be a candidate
+
+
+@dataclass
+class Scored:
+    """Every candidate with its verdict, and those that passed with what the objectives say of them."""
+
+    name: str  # the file, or the real data
+    real: RealData
+    given: list[Given]  # all rows, in their order
+    verdicts: list[Rejection | None]  # one a row; None: it passed
+    scores: list[dict[str, Any]]  # one a row: teacher_probability, real_similarity, gain_alone, terms; or fewer
+    kept: list[int]  # rows that passed; candidate i of ``inputs`` is row ``kept[i]``
+    inputs: ObjectiveInputs
+    report: FilterReport
+    teacher_accuracy: float  # on the dev part
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """As ``gendistill score`` writes them: the verdict, the scores, and after them the file's other columns."""
+        rows = []
+        for given, verdict, scores in zip(self.given, self.verdicts, self.scores, strict=True):
+            row: dict[str, Any] = {"text": given.text, "label": given.label}
+            if given.example is not None:
+                row = {
+                    "text": given.example.text,
+                    "label": given.example.label,
+                    "label_name": self.real.label_names[given.example.label],
+                    "id": given.example.id,
+                }
+            row["kept"] = verdict is None
+            row["filter"] = None if verdict is None else verdict.filter
+            row["reason"] = None if verdict is None else verdict.reason
+            row["scores"] = scores
+            row["line"] = given.number
+            rows.append(row | {key: value for key, value in given.extra.items() if key not in row})
+        return rows
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What ``select_candidates`` chose."""
+
+    rows: list[dict[str, Any]]  # as distilled.jsonl has them
+    loss: float  # of the weighted objective, in units of what choosing nothing costs
+    scored: Scored
+    notes: list[str] = field(default_factory=list)  # what a user should know: budgets not filled, distances relaxed
+
+
+def score_candidates(candidates: Path | Literal["real"], config: Config, *, reporter: Reporter | None = None) -> Scored:
+    """Filter candidates as a run does, and say what each that passes is worth alone.
+
+    :param candidates: a file with a text and a label on each row, or "real": the real training rows (a stratified
+        sample of ``data.max_reference_rows`` of them if there are more), of which copies are not filtered.
+    :raises DataError: a file that cannot be read, without known labels, of one class only, or of which nothing passes.
+    :raises ConfigError: an objective or method that does not exist.
+    """
+    scored = _filtered(candidates, config, reporter or Silent())
+    objective = build_objective(config.objective.weights, scored.inputs)
+    with one_thread():
+        alone = objective.gains([])
+        terms = {
+            name: build_objective({name: 1.0}, scored.inputs).gains([])
+            for name, weight in sorted(config.objective.weights.items())
+            if weight
+        }
+    for i, row in enumerate(scored.kept):
+        scored.scores[row]["gain_alone"] = round(float(alone[i]), DECIMALS)
+        scored.scores[row]["terms"] = {name: round(float(gains[i]), DECIMALS) for name, gains in terms.items()}
+    return scored
+
+
+def select_candidates(
+    candidates: Path | Literal["real"], config: Config, *, reporter: Reporter | None = None
+) -> Chosen:
+    """Choose ``config.per_class`` candidates a class as a run does; all there are where a class has fewer.
+
+    Arguments and errors as in ``score_candidates``; also a DataError if candidates of one class only pass.
+    """
+    reporter = reporter or Silent()
+    scored = _filtered(candidates, config, reporter)
+    names, labels = scored.real.label_names, scored.inputs.candidate_labels
+    counts = np.bincount(labels.numpy(), minlength=len(names)).tolist()
+    if sum(count > 0 for count in counts) < 2:
+        only = next(name for name, count in zip(names, counts, strict=True) if count)
+        raise DataError(
+            f"{scored.name}: only candidates of {only!r} pass the filters ({scored.report.summary()}); "
+            "see why with gendistill score"
+        )
+    notes = [
+        f"class {name!r}: {count} candidates for a budget of {config.per_class}, all of them chosen"
+        if count
+        else f"class {name!r}: no candidate passes, so students will not know it; see why with gendistill score"
+        for name, count in zip(names, counts, strict=True)
+        if count < config.per_class
+    ]
+    with reporter.track("choose", 1) as advance:
+        objective, selection = choose(config, scored.inputs)
+        advance(1)
+    notes += [
+        f"class {names[label]!r}: two chosen texts are {distance:.3f} apart, less than the least distance asked for"
+        for label, distance in sorted(selection.relaxed.items())
+    ]
+    soft = None
+    if config.selection.labels == "soft":
+        soft = soften(scored.inputs.candidate_features[-1].probabilities, config.selection.label_temperature)
+    rows = []
+    for i, gain in zip(selection.chosen, gains_within(objective, selection.chosen), strict=True):
+        given = scored.given[scored.kept[i]]
+        assert given.example is not None  # it passed the filters
+        rows.append(
+            {
+                "text": given.example.text,
+                "label": given.example.label,
+                "label_name": names[given.example.label],
+                **({} if soft is None else {KEY: named(soft[i], names)}),
+                "id": given.example.id,
+                "scores": {**scored.scores[scored.kept[i]], "gain": round(gain, DECIMALS)},
+                "provenance": {**_provenance(given.extra), "candidates": scored.name, "line": given.number},
+            }
+        )
+    return Chosen(rows, objective.loss(selection.chosen), scored, notes)
+
+
+def _provenance(extra: dict[str, Any]) -> dict[str, Any]:
+    """Where the file says that a row came from."""
+    given = extra.get("provenance")
+    return dict(given) if isinstance(given, dict) else {}
+
+
+def _filtered(candidates: Path | Literal["real"], config: Config, reporter: Reporter) -> Scored:
+    """The candidates with the verdict of every filter, scored by the teacher alone."""
+    check_names(config)
+    real = load_real(config.data, per_class=1, seed=config.seed)
+    for line in real.report.lines():
+        reporter.say(line)
+    # "real" is no Path, so the type checker knows what is left.
+    file = read_candidates(candidates, config.data, real) if isinstance(candidates, Path) else None
+    if file is not None:
+        for line in file.lines():
+            reporter.say(line)
+    student = EncoderStudent(config.student, len(real.label_names))
+    teacher = Teacher(config.student, student, real.train, MemoryStore(), reporter, config.seed)
+    side = real_side(config, real.train, len(real.label_names), teacher)
+    accuracy = teacher.accuracy(real.dev)
+    reporter.say(f"teacher: {accuracy:.1%} of {len(real.dev)} held-out real rows right")
+    if file is None and len(side.examples) < len(real.train):
+        reporter.say(f"candidates: {len(side.examples):,} of the real training rows; see data.max_reference_rows")
+
+    name, given, verdicts = _from_real(config, side) if file is None else _from_file(file)
+    text_filter = TextFilter(config.filters, real.train, copies=file is not None)
+    for i, row in enumerate(given):
+        if verdicts[i] is None and row.example is not None:
+            verdicts[i] = text_filter.check(row.example, "stop")
+    examples = [row.example or _NO_EXAMPLE for row in given]
+    embeddings = side.embeddings.numpy()
+    result = judge(
+        config.filters,
+        examples,
+        verdicts,
+        teacher,
+        "candidates",
+        real_embeddings=embeddings[:0] if file is None else embeddings,
+        label_names=real.label_names,
+    )
+    report = FilterReport()
+    for row, verdict in zip(given, result.verdicts, strict=True):
+        report.add(str(row.text or ""), verdict)
+    if not result.kept:
+        copies = report.counts["real_copy"] + report.counts["real_similarity"] + report.counts.get("held_out_copy", 0)
+        hint = "; most are real rows: to choose among those, give the word real instead of a file"
+        raise DataError(
+            f"{name}: none of {len(given)} candidates passes the filters ({report.summary()})"
+            + (hint if 2 * copies > len(given) else "")
+        )
+    labels = torch.tensor([examples[row].label for row in result.kept], dtype=torch.int64)
+    inputs = objective_inputs(config, side, labels, result.embeddings, result.features)
+    reporter.say(f"{len(result.kept):,} of {len(given):,} candidates pass; turned away: {report.summary()}")
+    scores: list[dict[str, Any]] = [dict(values) for values in result.scores]
+    return Scored(name, real, given, result.verdicts, scores, result.kept, inputs, report, accuracy)
+
+
+def _from_real(config: Config, side: RealSide) -> tuple[str, list[Given], list[Rejection | None]]:
+    given = [Given(number, row.text, row.label, {}, row) for number, row in enumerate(side.examples, 1)]
+    return config.data.dataset, given, [None] * len(given)
+
+
+def _from_file(file: CandidateFile) -> tuple[str, list[Given], list[Rejection | None]]:
+    text, label, _ = file.columns
+    given = []
+    for row in file.rows:
+        extra = {key: value for key, value in row.values.items() if key not in (text, label)}
+        given.append(Given(row.number, row.values.get(text), row.values.get(label), extra, row.example))
+    return file.name, given, [row.excluded for row in file.rows]
