@@ -114,13 +114,8 @@ def judge(
         if len(real_embeddings):
             scores[row]["real_similarity"] = round(float(checked.real_similarity[i]), DECIMALS)
     rows = [i for i, rejection in enumerate(checked.rejections) if rejection is None]
-    kept = [_rows_of(part, rows) for part in features]
+    kept = [part.rows(rows) for part in features]
     return Judgement(final, scores, [passed[i] for i in rows], embeddings[rows], kept)
-
-
-def _rows_of(features: Features, rows: list[int]) -> Features:
-    gradient = None if features.gradient is None else features.gradient[rows]
-    return Features(features.hidden[rows], features.probabilities[rows], gradient)
 
 
 def _joined(a: Features, b: Features) -> Features:

@@ -219,7 +219,8 @@ def test_the_teacher_keeps_gradients_and_the_pool_carries_them(student: EncoderS
     pool = Pool()
     candidates = [Candidate(row, "request", 0, 1, "generator", "template") for row in ROWS]
     for rows in ([1, 3], [2]):
-        pool.extend(rows, candidates, [{}] * len(ROWS), torch.zeros(len(ROWS), 1), stored)
+        part = [features.rows(rows) for features in stored]
+        pool.extend([candidates[row] for row in rows], [{}] * len(rows), torch.zeros(len(rows), 1), part)
     for t, features in enumerate(computed):
         kept, carried = stored[t].gradient, pool.features[t].gradient
         assert features.gradient is not None and kept is not None and carried is not None

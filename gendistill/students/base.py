@@ -20,6 +20,12 @@ class Features:
     probabilities: Tensor  # (n, C) float32, rows sum to 1
     gradient: Tensor | None = None  # (n, k) float32: projected gradient of the own label's loss by the body's weights
 
+    def rows(self, index: Sequence[int] | Tensor) -> Features:
+        """The features of some of the examples, in the order given."""
+        keep = index if not isinstance(index, Sequence) else list(index)
+        gradient = None if self.gradient is None else self.gradient[keep]
+        return Features(self.hidden[keep], self.probabilities[keep], gradient)
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
