@@ -133,7 +133,10 @@ class ObjectiveConfig(Section):
     weights: dict[str, float] = Field(
         default_factory=lambda: {"meta_model": 1.0}, description="objective name -> weight"
     )
-    ridge: float = Field(1.0, gt=0, description="regularisation of the meta-model's kernel ridge regression")
+    ridge: float | list[float] = Field(
+        1.0, description="regularisation of the meta-model's kernel ridge regression; of several, the mean loss"
+    )
+    combine: Literal["mean", "worst"] = Field("mean", description="what counts where several students are chosen for")
     target_rows_per_class: int = Field(
         100, ge=1, description="real rows whose features at every checkpoint are matched, at most"
     )
@@ -145,10 +148,22 @@ class ObjectiveConfig(Section):
             raise ValueError("give at least one objective a positive weight")
         return value
 
+    @field_validator("ridge")
+    @classmethod
+    def _ridge(cls, value: float | list[float]) -> float | list[float]:
+        ridges = value if isinstance(value, list) else [value]
+        if not ridges or any(not ridge > 0 for ridge in ridges):
+            raise ValueError("give one ridge or several, each positive")
+        return value
+
 
 class SelectionConfig(Section):
     method: str = Field("greedy", description="greedy (with swap refinement) or a baseline")
+    budget: Literal["equal", "proportional"] = Field(
+        "equal", description="the same number of texts for every class, or as the real data has them, of the same total"
+    )
     swap_passes: int = Field(3, ge=0)
+    swap_trials: int | None = Field(None, ge=0, description="chosen texts tried for an exchange, over all passes")
     min_distance: float = Field(
         0.1, ge=0, le=2, description="least cosine distance between two chosen texts of a class"
     )
@@ -156,6 +171,9 @@ class SelectionConfig(Section):
         "hard", description="soft: the teacher's probabilities too, beside the label"
     )
     label_temperature: float = Field(2.0, gt=0, description="of soft labels; 1 leaves the probabilities as they are")
+    min_gradient_distance: float = Field(
+        0.0, ge=0, le=2, description="least cosine distance between the gradients of two chosen texts of a class"
+    )
 
 
 class EvaluateConfig(Section):

@@ -21,9 +21,11 @@ from gendistill.selection.baselines import (
     random_selection,
     select_baseline,
 )
+from gendistill.selection.budgets import class_budgets
 from gendistill.selection.diversity import Diversity
 from gendistill.selection.greedy import greedy
 from gendistill.selection.swap import SwapResult, swap
+from gendistill.students.base import Features
 
 if TYPE_CHECKING:
     from gendistill.objectives import ObjectiveInputs
@@ -39,6 +41,7 @@ class Selection:
     loss: float | None  # None where no objective was given
     history: list[float] = field(default_factory=list)  # loss after each candidate chosen, then after each swap
     relaxed: dict[int, float] = field(default_factory=dict)  # class -> least distance, where below the one asked for
+    relaxed_gradient: dict[int, float] = field(default_factory=dict)  # the same of gradients
 
 
 def select(
@@ -50,22 +53,30 @@ def select(
     *,
     seed: int = 0,
     swap_passes: int = 3,
+    swap_trials: int | None = None,
     min_distance: float = 0.0,
+    features: Features | None = None,
+    min_gradient_distance: float = 0.0,
     previous: Sequence[int] = (),
     inputs: ObjectiveInputs | None = None,
 ) -> Selection:
     """Choose up to ``budgets[c]`` candidates of each class c; all there are where a class has fewer.
 
-    "greedy" is greedy and then swap, keeping ``min_distance``. With ``previous``, swap also starts from there and the
+    "greedy" is greedy and then swap, keeping both distances. With ``previous``, swap also starts from there and the
     set with the lower loss is kept, so over rounds on the same real rows the loss never rises (unless ``previous`` left
     a budget unfilled: it is filled first). ``previous`` may hold texts nearer than ``min_distance``; ``relaxed`` tells.
 
-    Baselines ignore ``previous``, ``min_distance`` and the objective, which is used to report their loss if given.
+    Baselines ignore ``previous``, the distances and the objective, which is used to report their loss if given.
 
     :param method: one of ``METHODS``.
     :param embeddings: (n, d) float32, rows of length 1.
     :param labels: (n,) int64.
     :param seed: for the baselines that draw; greedy is deterministic.
+    :param swap_passes: passes over the chosen, at most, that swap makes.
+    :param swap_trials: of the chosen, over all passes, how many swap tries to exchange, at most; None for no bound.
+    :param min_distance: least cosine distance between two chosen texts of a class.
+    :param features: of the candidates at one checkpoint; needed for ``min_gradient_distance`` only.
+    :param min_gradient_distance: least cosine distance between the gradients of two chosen texts of a class.
     :param previous: an earlier choice, as indices into the present candidates.
     :param inputs: what the objective was built from; the baselines of ``INFORMED_BASELINES`` need it.
     """
@@ -83,31 +94,27 @@ def select(
         raise ConfigError("selection.method greedy needs an objective")
     _check_previous(previous, labels, budgets)
 
-    result = _greedy_and_swap(objective, embeddings, labels, budgets, (), swap_passes, min_distance)
-    if previous:
-        again = _greedy_and_swap(objective, embeddings, labels, budgets, previous, swap_passes, min_distance)
-        if again[0].loss < result[0].loss:
-            result = again
-    refined, history, relaxed = result
-    # sorted() is stable: the order of choice is kept within a class
-    return Selection(sorted(refined.chosen, key=lambda i: int(labels[i])), refined.loss, history, relaxed)
+    if min_gradient_distance > 0 and features is None:
+        raise ConfigError("selection.min_gradient_distance needs the student's features of the candidates")
 
+    def refine(start: Sequence[int]) -> Selection:
+        diversity = None
+        if min_distance > 0 or min_gradient_distance > 0:
+            diversity = Diversity(embeddings, labels, min_distance, features, min_gradient_distance)
+        order = greedy(objective, labels, budgets, diversity=diversity, start=start)
+        history = [objective.loss(order[:count]) for count in range(max(len(start), 1), len(order) + 1)]
+        refined = swap(objective, order, labels, diversity=diversity, passes=swap_passes, trials=swap_trials)
+        # sorted() is stable: the order of choice is kept within a class
+        result = Selection(
+            sorted(refined.chosen, key=lambda i: int(labels[i])), refined.loss, history + refined.history
+        )
+        if diversity is not None:
+            result.relaxed = diversity.shortfalls(refined.chosen)
+            result.relaxed_gradient = diversity.gradient_shortfalls(refined.chosen)
+        return result
 
-def _greedy_and_swap(
-    objective: Objective,
-    embeddings: Tensor,
-    labels: Tensor,
-    budgets: Sequence[int],
-    start: Sequence[int],
-    passes: int,
-    min_distance: float,
-) -> tuple[SwapResult, list[float], dict[int, float]]:
-    diversity = Diversity(embeddings, labels, min_distance) if min_distance > 0 else None
-    order = greedy(objective, labels, budgets, diversity=diversity, start=start)
-    history = [objective.loss(order[:count]) for count in range(max(len(start), 1), len(order) + 1)]
-    refined = swap(objective, order, labels, diversity=diversity, passes=passes)
-    relaxed = {} if diversity is None else diversity.shortfalls(refined.chosen)
-    return refined, history + refined.history, relaxed
+    results = [refine(start) for start in ([(), previous] if previous else [()])]
+    return min(results, key=lambda result: result.loss if result.loss is not None else float("inf"))
 
 
 def _check_previous(previous: Sequence[int], labels: Tensor, budgets: Sequence[int]) -> None:
@@ -127,6 +134,7 @@ __all__ = [
     "Diversity",
     "Selection",
     "SwapResult",
+    "class_budgets",
     "greedy",
     "herding",
     "k_center",
