@@ -206,7 +206,7 @@ class EncoderStudent:
         encoded = self._encode(examples)
         hidden = torch.empty(len(encoded), self.head.in_features)
         with torch.inference_mode():
-            for rows in _alike(encoded, progress):
+            for rows in alike(encoded, progress):
                 with self._autocast():
                     pooled = self._pool(self._pad([encoded[row] for row in rows]))
                 hidden[rows] = pooled.float().cpu()
@@ -222,7 +222,7 @@ class EncoderStudent:
         hidden = torch.empty(len(encoded), self.head.in_features)
         gradient = torch.empty(len(encoded), gradients.dims)
         weight, bias = self.head.weight.detach(), self.head.bias.detach()
-        for rows in _alike(encoded, progress):
+        for rows in alike(encoded, progress):
             batch = self._pad([encoded[row] for row in rows])
             with gradients.capture(batch["attention_mask"]) as captured:
                 with self._autocast():
@@ -302,7 +302,7 @@ def _shuffled_batches(count: int, batch_size: int, generator: torch.Generator) -
         pending = pending[batch_size:]
 
 
-def _alike(encoded: list[list[int]], progress: Progress | None) -> Iterator[list[int]]:
+def alike(encoded: list[list[int]], progress: Progress | None = None) -> Iterator[list[int]]:
     """Rows in batches of like length. Ties are broken by content: a batch holds the same rows in whatever order."""
     order = sorted(range(len(encoded)), key=lambda row: (len(encoded[row]), encoded[row]))
     for start in range(0, len(order), PREDICT_BATCH):
