@@ -139,7 +139,8 @@ def test_the_real_rows_are_candidates_of_which_copies_are_not_filtered(config: C
     train = {row.text for row in real.train}
     assert len(result.rows) == 12 and {row["text"] for row in result.rows} <= train
     assert not {"real_copy", "real_similarity"} & {name for name, n in result.scored.report.counts.items() if n}
-    assert result.rows[0]["provenance"]["candidates"] == config.data.dataset
+    assert result.rows[0]["provenance"] == {"candidates": "real", "dataset": config.data.dataset}
+    assert "line" not in result.scored.rows[0]
     assert "real_similarity" not in result.rows[0]["scores"]
 
 
