@@ -5,6 +5,7 @@ Unknown keys are errors. Secrets have no field here, so none can reach a file.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,10 +46,19 @@ class DataConfig(Section):
 
 
 class StudentConfig(Section):
-    model: str = Field("builtin:minilm", description="hub encoder, folder, or builtin:minilm")
+    model: str = Field(
+        "builtin:minilm",
+        description="hub encoder or causal LM, folder, builtin:minilm, static:<model> (a linear model on its input "
+        "embeddings), or tfidf",
+    )
+    pooling: Literal["auto", "mean", "last"] = Field(
+        "auto", description="over the tokens; auto: the last one for causal LMs, the mean for encoders"
+    )
     max_tokens: int = Field(96, ge=4)
     batch_size: int = Field(16, ge=1)
-    steps: int = Field(40, ge=1, description="optimiser steps of the teacher and of each student measured")
+    steps: int = Field(40, ge=1, description="optimiser steps of the teacher and of each student measured, at least")
+    epochs: float = Field(1.0, ge=0, description="passes over the training set, if they take more steps than that")
+    max_steps: int = Field(400, ge=1, description="but never more than this, unless steps is larger")
     learning_rate: float = Field(3e-5, gt=0, description="of the body")
     head_learning_rate: float = Field(1e-4, gt=0)
     weight_decay: float = Field(0.01, ge=0)
@@ -59,6 +69,13 @@ class StudentConfig(Section):
     )
     probe_rows: int = Field(2000, ge=1, description="rows that the probe is fitted on, at most")
     checkpoints: int = Field(3, ge=2, description="kept along the teacher's training, the start included")
+    gradient_dims: int = Field(
+        0, ge=0, description="dimensions that the body's gradients are projected to; 0: head gradients only"
+    )
+    gradient_kind: Literal["linear", "lora"] = Field(
+        "linear", description="by the weights of linear layers, or by LoRA's B factors at their start"
+    )
+    gradient_seed: int = Field(0, ge=0, description="of the projection")
     embedder: str | None = Field(
         None, description="a sentence-transformers model; the student's own embeddings if absent"
     )
@@ -69,6 +86,17 @@ class StudentConfig(Section):
         if self.checkpoints > self.steps + 1:
             raise ValueError(f"{self.checkpoints} checkpoints do not fit into {self.steps} steps")
         return self
+
+    @model_validator(mode="after")
+    def _lora_fits(self) -> StudentConfig:
+        if self.gradient_kind == "lora" and self.gradient_dims % 8:
+            raise ValueError(f"gradient_dims must be a multiple of 8 for lora, not {self.gradient_dims}")
+        return self
+
+    def training_steps(self, rows: int) -> int:
+        """Optimiser steps that a student takes on so many examples, so that a full data set trains longer than 50."""
+        by_epochs = math.ceil(self.epochs * rows / self.batch_size)
+        return min(max(self.steps, by_epochs), max(self.steps, self.max_steps))
 
 
 class GeneratorConfig(Section):

@@ -94,7 +94,7 @@ class Teacher:
         if folder is not None:
             self.student.load(folder)
         else:
-            with self.reporter.track("train teacher", self.config.steps) as advance:
+            with self.reporter.track("train teacher", self.config.training_steps(len(self.real))) as advance:
                 self.student.fit(
                     self.real,
                     seed=self.seed,
@@ -118,7 +118,9 @@ class Teacher:
         """Embeddings (n, d) and the features at every checkpoint."""
         arrays = self._stored(name, examples, self._everything)
         count = self.config.checkpoints
-        return arrays["embedding"], [Features(arrays[f"hidden.{t}"], arrays[f"probs.{t}"]) for t in range(count)]
+        return arrays["embedding"], [
+            Features(arrays[f"hidden.{t}"], arrays[f"probs.{t}"], arrays.get(f"gradient.{t}")) for t in range(count)
+        ]
 
     def _embedding_alone(self, rows: Sequence[Example], tick: _Tick) -> dict[str, Tensor]:
         return {"embedding": self._embed(rows, tick)}
@@ -129,12 +131,14 @@ class Teacher:
         total = self.config.checkpoints
         embedding = self._embed(rows, lambda share: tick(share / total))
         for t in range(total):
-            if t == 0 and self.config.embedder is None:
+            if t == 0 and self.config.embedder is None and not self.config.gradient_dims:
                 # The first checkpoint has the pretrained body: its features are the embeddings, scaled.
                 features = student.classify(embedding * FEATURE_SCALE, checkpoint=0)
             else:
                 features = student.features(rows, checkpoint=t, progress=_part(tick, t, total))
             arrays[f"hidden.{t}"], arrays[f"probs.{t}"] = features.hidden, features.probabilities
+            if features.gradient is not None:
+                arrays[f"gradient.{t}"] = features.gradient
         return {"embedding": embedding, **arrays}
 
     def _embed(self, rows: Sequence[Example], tick: _Tick) -> Tensor:

@@ -1,4 +1,4 @@
-"""Objectives: closed forms against autograd and explicit solves, gains against differences of losses."""
+"""Objectives, all of the registry: gains against differences of losses, what nothing costs, order, bad inputs."""
 
 from __future__ import annotations
 
@@ -6,19 +6,14 @@ import dataclasses
 
 import pytest
 import torch
-from torch import Tensor
+from objective_inputs import make_inputs
 
 from gendistill.errors import ConfigError, DataError
-from gendistill.objectives import (
-    OBJECTIVES,
-    GradientMatching,
-    KernelRidge,
-    Objective,
-    ObjectiveInputs,
-    WeightedSum,
-    build_objective,
-)
+from gendistill.objectives import OBJECTIVES, Objective, ObjectiveInputs, WeightedSum, Worst, build_objective
 from gendistill.students.base import Features
+
+COMBINED = ("weighted", "several ridges", "mean of students", "worst of students")
+ALL = (*OBJECTIVES, *COMBINED)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -30,31 +25,32 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def make_inputs(seed: int, n: int = 24, m: int = 30, classes: int = 3, d: int = 6, checkpoints: int = 2):
-    """Random inputs with imbalanced classes, in which every class occurs."""
-    generator = torch.Generator().manual_seed(seed)
-    heads = [torch.randn(classes, d, generator=generator) for _ in range(checkpoints)]
+def another_student(inputs: ObjectiveInputs) -> ObjectiveInputs:
+    """The same candidates and real rows as another student sees them."""
 
-    def side(count: int) -> tuple[Tensor, list[Features], Tensor]:
-        labels = torch.randint(0, classes, (count,), generator=generator)
-        labels[:classes] = torch.arange(classes)
-        hidden = [torch.randn(count, d, generator=generator) for _ in heads]
-        features = [Features(h, torch.softmax(h @ head.T, 1)) for h, head in zip(hidden, heads, strict=True)]
-        centres = torch.eye(d)[labels]
-        embeddings = torch.nn.functional.normalize(centres + torch.randn(count, d, generator=generator), dim=1)
-        return labels, features, embeddings
+    def seen(features: Features) -> Features:
+        return Features(features.hidden.flip(1), features.probabilities.square() + 0.1, features.gradient)
 
-    labels, features, embeddings = side(n)
-    real_labels, real_features, real_embeddings = side(m)
-    return ObjectiveInputs(labels, real_labels, features, real_features, embeddings, real_embeddings, classes)
+    return dataclasses.replace(
+        inputs,
+        candidate_features=[seen(f) for f in inputs.candidate_features],
+        real_features=[seen(f) for f in inputs.real_features],
+        candidate_embeddings=torch.nn.functional.normalize(inputs.candidate_embeddings.sin() + 0.3, dim=1),
+        real_embeddings=torch.nn.functional.normalize(inputs.real_embeddings.sin() + 0.3, dim=1),
+    )
 
 
-def objectives(inputs: ObjectiveInputs) -> list[Objective]:
-    return [
-        GradientMatching(inputs),
-        KernelRidge(inputs),
-        build_objective({"gradient": 0.3, "meta_model": 2.0}, inputs),
-    ]
+def build(name: str, inputs: ObjectiveInputs) -> Objective:
+    weights = {"gradient": 0.3, "meta_model": 2.0}
+    if name == "weighted":
+        return build_objective(weights, inputs)
+    if name == "several ridges":
+        return OBJECTIVES["meta_model"](dataclasses.replace(inputs, ridge=(0.05, 0.5, 5.0)))
+    if name == "mean of students":
+        return build_objective(weights, [inputs, another_student(inputs)])
+    if name == "worst of students":
+        return build_objective(weights, [inputs, another_student(inputs)], "worst")
+    return OBJECTIVES[name](inputs)
 
 
 def assert_gains_are_loss_differences(objective: Objective, chosen: list[int]) -> None:
@@ -68,21 +64,98 @@ def assert_gains_are_loss_differences(objective: Objective, chosen: list[int]) -
             assert gain == pytest.approx(before - objective.loss([*chosen, i]), abs=1e-9)
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_gains_are_loss_differences(seed):
-    inputs = make_inputs(seed)
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("seed", range(3))
+def test_gains_are_loss_differences(name, seed):
+    objective = build(name, make_inputs(seed))
     order = torch.randperm(24, generator=torch.Generator().manual_seed(seed)).tolist()
-    for objective in objectives(inputs):
-        # Growing, shrinking, exchanging and starting over: the objectives keep state between calls. 9 chosen are more
-        # than the 7 features of the kernel, so that both ways of solving are taken.
-        for chosen in ([], order[:1], order[:4], order[:9], order[1:9], order[2:10], order[12:15], order[3:1:-1], []):
-            assert_gains_are_loss_differences(objective, chosen)
+    # Growing, shrinking, exchanging and starting over: objectives keep state between calls. 9 chosen are more than the
+    # 7 features of the kernel, so that both ways of solving are taken.
+    for chosen in ([], order[:1], order[:4], order[:9], order[1:9], order[2:10], order[12:15], order[3:1:-1], []):
+        assert_gains_are_loss_differences(objective, chosen)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_gains_of_some_rows_are_those_of_all(name):
+    inputs = make_inputs(1)
+    objective, fresh = build(name, inputs), build(name, inputs)
+    of_class = torch.nonzero(inputs.candidate_labels == 1).flatten()
+    for chosen in ([], [3, 5, 8], [3, 8], [3, 8, 20]):
+        for rows in (of_class, torch.tensor([0, 3, 4, 9, 23]), torch.tensor([17]), torch.arange(24), torch.tensor([0])):
+            torch.testing.assert_close(objective.gains(chosen, rows), fresh.gains(chosen)[rows], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_loss_ignores_order_and_repeats_and_gains_ignore_history(name):
+    inputs = make_inputs(3)
+    chosen = [5, 17, 2, 11, 8]
+    objective, fresh = build(name, inputs), build(name, inputs)
+    assert objective.loss(chosen) == objective.loss(chosen[::-1]) == objective.loss([*chosen, 2])
+    objective.gains([1, 2, 3])
+    objective.gains(chosen)
+    torch.testing.assert_close(objective.gains(chosen[::-1]), fresh.gains(chosen), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_empty_set_costs_one(name):
+    assert build(name, make_inputs(0)).loss([]) == pytest.approx(1.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_one_candidate_and_none(name):
+    inputs = make_inputs(0)
+    for count in (1, 0):
+        few = dataclasses.replace(
+            inputs,
+            candidate_labels=inputs.candidate_labels[:count],
+            candidate_embeddings=inputs.candidate_embeddings[:count],
+            candidate_features=[
+                Features(f.hidden[:count], f.probabilities[:count], f.gradient[:count])
+                for f in inputs.candidate_features
+            ],
+        )
+        objective = build(name, few)
+        assert_gains_are_loss_differences(objective, [])
+        assert_gains_are_loss_differences(objective, list(range(count)))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_class_without_real_rows_or_candidates_is_no_trouble(name):
+    inputs = make_inputs(2, n=12, m=15)
+    without = dataclasses.replace(
+        inputs,
+        real_labels=inputs.real_labels.where(inputs.real_labels != 0, 1),
+        candidate_labels=inputs.candidate_labels.where(inputs.candidate_labels != 2, 1),
+    )
+    objective = build(name, without)
+    for chosen in ([], [0], [0, 1, 4]):
+        assert_gains_are_loss_differences(objective, chosen)
+
+
+def real_rows_as_candidates(inputs: ObjectiveInputs) -> ObjectiveInputs:
+    return dataclasses.replace(
+        inputs,
+        candidate_labels=inputs.real_labels,
+        candidate_features=inputs.real_features,
+        candidate_embeddings=inputs.real_embeddings,
+    )
+
+
+@pytest.mark.parametrize("name", ["gradient", "gradient_l2", "gradient_body", "mean_matching", "mmd", "coverage"])
+def test_choosing_all_real_rows_themselves_costs_nothing(name):
+    objective = OBJECTIVES[name](real_rows_as_candidates(make_inputs(4)))
+    assert objective.loss(range(30)) == pytest.approx(0, abs=1e-6)  # embeddings are of length 1 in float32
+
+
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name.startswith("meta_model")])
+def test_more_real_rows_teach_a_meta_model_more(name):
+    objective = OBJECTIVES[name](real_rows_as_candidates(make_inputs(4)))
+    assert objective.loss(range(30)) < 0.8 * objective.loss(range(3))
 
 
 def test_gains_hold_after_hundreds_of_moves_with_a_small_ridge():
-    inputs = dataclasses.replace(make_inputs(1), ridge=1e-4)
     generator = torch.Generator().manual_seed(0)
-    objective = KernelRidge(inputs)
+    objective = OBJECTIVES["meta_model"](dataclasses.replace(make_inputs(1), ridge=1e-4))
     chosen = [0, 1, 2, 3, 4]
     for _ in range(300):
         chosen[int(torch.randint(5, (1,), generator=generator))] = int(torch.randint(5, 24, (1,), generator=generator))
@@ -91,135 +164,13 @@ def test_gains_hold_after_hundreds_of_moves_with_a_small_ridge():
     assert_gains_are_loss_differences(objective, chosen)
 
 
-def test_loss_ignores_order_and_gains_ignore_history():
-    inputs = make_inputs(3)
-    chosen = [5, 17, 2, 11, 8]
-    for objective, fresh in zip(objectives(inputs), objectives(inputs), strict=True):
-        assert objective.loss(chosen) == objective.loss(chosen[::-1])
-        objective.gains([1, 2, 3])
-        objective.gains(chosen)
-        torch.testing.assert_close(objective.gains(chosen[::-1]), fresh.gains(chosen), rtol=0, atol=1e-12)
-
-
-def test_empty_set_costs_one():
-    for objective in objectives(make_inputs(0)):
-        assert objective.loss([]) == 1.0
-
-
-def test_choosing_the_real_rows_themselves_costs_nothing_by_gradient_and_less_by_meta_model():
-    inputs = make_inputs(4, m=30)
-    same = dataclasses.replace(
-        inputs,
-        candidate_labels=inputs.real_labels,
-        candidate_features=inputs.real_features,
-        candidate_embeddings=inputs.real_embeddings,
-    )
-    gradient, meta_model, _ = objectives(same)
-    assert gradient.loss(range(30)) == pytest.approx(0, abs=1e-12)
-    assert meta_model.loss(range(30)) < 0.8 * meta_model.loss(range(3))
-
-
-# -- gradient ----------------------------------------------------------------------------------------------------------
-
-
-def test_gradient_closed_form_equals_autograd():
-    """The loss from gradients that torch computes: mean cross-entropy of a class through a real nn.Linear head."""
-    generator = torch.Generator().manual_seed(0)
-    classes, d, n, m = 3, 5, 9, 14
-    labels, real_labels = torch.arange(n) % classes, torch.arange(m) % classes
-    chosen = [0, 3, 6, 1, 5, 8]
-    candidate_features, real_features, cosines = [], [], []
-    for _ in range(2):
-        head = torch.nn.Linear(d, classes).double()
-        hidden = torch.randn(n, d, generator=generator)
-        real_hidden = torch.randn(m, d, generator=generator)
-
-        def mean_gradient(rows: Tensor, targets: Tensor, head: torch.nn.Linear = head) -> Tensor:
-            loss = torch.nn.functional.cross_entropy(head(rows.double()), targets)
-            weight, bias = torch.autograd.grad(loss, [head.weight, head.bias])
-            return torch.cat([weight.flatten(), bias])
-
-        with torch.no_grad():
-            candidate_features.append(Features(hidden, head(hidden.double()).softmax(1)))
-            real_features.append(Features(real_hidden, head(real_hidden.double()).softmax(1)))
-        for c in range(classes):
-            mine = [i for i in chosen if labels[i] == c]
-            real = mean_gradient(real_hidden[real_labels == c], real_labels[real_labels == c])
-            cosines.append(torch.cosine_similarity(mean_gradient(hidden[mine], labels[mine]), real, dim=0))
-    unused = torch.zeros(n, 2), torch.zeros(m, 2)
-    inputs = ObjectiveInputs(labels, real_labels, candidate_features, real_features, *unused, classes)
-    expected = 1 - float(torch.stack(cosines).mean())
-    assert GradientMatching(inputs).loss(chosen) == pytest.approx(expected, abs=1e-12)
-
-
-def test_gradient_at_a_fresh_head_is_mean_matching():
-    """With p constant, the best single text of a class is the one whose [h; 1] points as the real mean does."""
-    inputs = make_inputs(5, checkpoints=1)
-
-    def uniform(features: Features) -> Features:
-        return Features(features.hidden, torch.full_like(features.probabilities, 1 / 3))
-
-    fresh = dataclasses.replace(
-        inputs,
-        candidate_features=[uniform(f) for f in inputs.candidate_features],
-        real_features=[uniform(f) for f in inputs.real_features],
-    )
-    gains = GradientMatching(fresh).gains([])
-    for c in range(3):
-        mine = torch.nonzero(inputs.candidate_labels == c).flatten()
-        extended = torch.nn.functional.pad(inputs.candidate_features[0].hidden[mine].double(), (0, 1), value=1.0)
-        real = inputs.real_features[0].hidden[inputs.real_labels == c].double()
-        cosines = torch.cosine_similarity(extended, torch.nn.functional.pad(real, (0, 1), value=1.0).mean(0), dim=1)
-        torch.testing.assert_close(gains[mine], cosines / 3, rtol=0, atol=1e-12)
-
-
-def test_gradient_of_perfectly_fitted_rows_is_no_direction():
-    inputs = make_inputs(6, checkpoints=1)
-    certain = Features(
-        inputs.candidate_features[0].hidden, torch.nn.functional.one_hot(inputs.candidate_labels, 3).float()
-    )
-    objective = GradientMatching(dataclasses.replace(inputs, candidate_features=[certain]))
-    assert objective.loss([0, 1, 2]) == 1.0
-    assert torch.equal(objective.gains([]), torch.zeros(24, dtype=torch.float64))
-
-
-# -- meta-model --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("chosen", [[0], [0, 1, 2, 7], list(range(12))])
-def test_meta_model_equals_an_explicit_solve(chosen):
-    inputs = make_inputs(7)
-    kernel = inputs.candidate_embeddings[chosen].double() @ inputs.candidate_embeddings[chosen].double().T + 1
-    to_real = inputs.real_embeddings.double() @ inputs.candidate_embeddings[chosen].double().T + 1
-    targets = torch.eye(3, dtype=torch.float64)[inputs.candidate_labels[chosen]] - 1 / 3
-    real_targets = torch.eye(3, dtype=torch.float64)[inputs.real_labels] - 1 / 3
-    ridge = 0.1 * torch.eye(len(chosen), dtype=torch.float64)
-    errors = (to_real @ torch.linalg.solve(kernel + ridge, targets) - real_targets).square().sum(1)
-    per_class = torch.stack([errors[inputs.real_labels == c].mean() for c in range(3)])
-    expected = float(per_class.mean()) / (1 - 1 / 3)
-    assert KernelRidge(inputs).loss(chosen) == pytest.approx(expected, abs=1e-12)
-
-
-def test_meta_model_counts_classes_equally():
-    inputs = make_inputs(8)
-    again = torch.cat([torch.arange(30), *[torch.nonzero(inputs.real_labels == 0).flatten()] * 5])
-    imbalanced = dataclasses.replace(
-        inputs,
-        real_labels=inputs.real_labels[again],
-        real_embeddings=inputs.real_embeddings[again],
-        real_features=[Features(f.hidden[again], f.probabilities[again]) for f in inputs.real_features],
-    )
-    chosen = [0, 1, 2, 9]
-    assert KernelRidge(imbalanced).loss(chosen) == pytest.approx(KernelRidge(inputs).loss(chosen), abs=1e-12)
-
-
-# -- weighted sum, registry, inputs ------------------------------------------------------------------------------------
+# -- combinations ------------------------------------------------------------------------------------------------------
 
 
 def test_weights_are_shares_of_what_nothing_costs():
     inputs = make_inputs(9)
     chosen = [0, 1, 2, 20]
-    gradient, meta_model, _ = objectives(inputs)
+    gradient, meta_model = OBJECTIVES["gradient"](inputs), OBJECTIVES["meta_model"](inputs)
     expected = 0.25 * gradient.loss(chosen) + 0.75 * meta_model.loss(chosen)
     assert build_objective({"gradient": 1, "meta_model": 3}, inputs).loss(chosen) == pytest.approx(expected, abs=1e-12)
 
@@ -229,60 +180,92 @@ def test_weights_are_shares_of_what_nothing_costs():
         def loss(self, chosen):
             return 10 * meta_model.loss(chosen)
 
-        def gains(self, chosen):
-            return 10 * meta_model.gains(chosen)
+        def gains(self, chosen, rows=None):
+            return 10 * meta_model.gains(chosen, rows)
 
     scaled = WeightedSum([(1, gradient), (3, Tenfold())])
     assert scaled.loss(chosen) == pytest.approx(expected, abs=1e-12)
     assert_gains_are_loss_differences(scaled, chosen)
 
 
+def test_students_count_as_their_mean_or_their_worst():
+    inputs = make_inputs(9)
+    students = [inputs, another_student(inputs)]
+    chosen = [0, 1, 2, 20]
+    losses = [OBJECTIVES["meta_model"](student).loss(chosen) for student in students]
+    assert abs(losses[0] - losses[1]) > 0.01
+    mean, worst = (build_objective({"meta_model": 1}, students, combine) for combine in ("mean", "worst"))
+    assert mean.loss(chosen) == pytest.approx(sum(losses) / 2, abs=1e-12)
+    assert worst.loss(chosen) == max(losses)
+    with pytest.raises(DataError, match="different candidates"):
+        build_objective({"meta_model": 1}, [inputs, make_inputs(1)])
+    with pytest.raises(ConfigError, match="one student"):
+        build_objective({"meta_model": 1}, [])
+
+
+def test_a_sum_is_submodular_if_all_its_parts_are():
+    inputs = make_inputs(0)
+    assert build_objective({"coverage": 2}, inputs).submodular
+    assert not build_objective({"coverage": 2, "mmd": 1}, inputs).submodular
+    assert not Worst([OBJECTIVES["coverage"](inputs)]).submodular
+
+
 def test_weight_zero_leaves_an_objective_out():
-    inputs = dataclasses.replace(make_inputs(0), candidate_features=[], real_features=[])
-    assert build_objective({"gradient": 0, "meta_model": 2}, inputs).loss([0]) == KernelRidge(inputs).loss([0])
+    inputs = dataclasses.replace(make_inputs(0), candidate_features=[], real_features=[], segments=())
+    expected = OBJECTIVES["meta_model"](inputs).loss([0])
+    assert build_objective({"gradient": 0, "meta_model": 2}, inputs).loss([0]) == expected
     with pytest.raises(DataError, match="checkpoint"):
         build_objective({"gradient": 1}, inputs)
 
 
 @pytest.mark.parametrize(
     ("weights", "says"),
-    [
-        ({"trajectory": 1}, "'trajectory'; there are gradient, meta_model"),
-        ({"gradient": -1}, "positive"),
-        ({}, "weight"),
-    ],
+    [({"best": 1}, "'best'; there are .*gradient, .*meta_model"), ({"gradient": -1}, "positive"), ({}, "weight")],
 )
 def test_bad_weights_are_configuration_errors(weights, says):
     with pytest.raises(ConfigError, match=says):
         build_objective(weights, make_inputs(0))
 
 
+@pytest.mark.parametrize("ridge", [0.0, -1.0, [1.0, 0.0], []])
+def test_ridges_must_be_positive(ridge):
+    with pytest.raises(ConfigError, match=r"objective\.ridge"):
+        OBJECTIVES["meta_model"](dataclasses.replace(make_inputs(0), ridge=ridge))
+
+
+# -- inputs ------------------------------------------------------------------------------------------------------------
+
+
 def test_registry_builds_under_its_names():
-    assert {name: build(make_inputs(0)).name for name, build in OBJECTIVES.items()} == {n: n for n in OBJECTIVES}
+    inputs = make_inputs(0)
+    assert {name: build(inputs).name for name, build in OBJECTIVES.items()} == {n: n for n in OBJECTIVES}
+
+
+def spoilt(values: torch.Tensor) -> torch.Tensor:
+    values = values.clone()
+    values[3, 2] = float("nan")
+    return values
 
 
 def test_bad_inputs_are_data_errors():
     inputs = make_inputs(0)
-    broken = inputs.candidate_embeddings.clone()
-    broken[3, 2] = float("nan")
+    feature, segment = inputs.candidate_features[0], inputs.segments[0]
     for change, says in (
-        ({"candidate_embeddings": broken}, "embeddings of the candidates hold NaN"),
+        ({"candidate_embeddings": spoilt(inputs.candidate_embeddings)}, "embeddings of the candidates hold NaN"),
         ({"real_embeddings": inputs.real_embeddings[:-1]}, "embeddings of the real rows"),
         ({"real_labels": inputs.real_labels + 1}, "0..2"),
         ({"real_features": inputs.real_features[:1]}, "same checkpoints"),
+        ({"segments": inputs.segments * 2}, "2 segments of training for 2 checkpoints"),
+        ({"segments": (dataclasses.replace(segment, head=spoilt(segment.head)),)}, "segment 0 .* NaN"),
+        ({"segments": (dataclasses.replace(segment, head=segment.head[1:]),)}, "segment 0 .* must be"),
+        *(
+            ({"candidate_features": [dataclasses.replace(feature, **{field: spoilt(values)})] * 2}, f"{what} .* NaN")
+            for field, values, what in (
+                ("hidden", feature.hidden, "hidden states of checkpoint 0"),
+                ("probabilities", feature.probabilities, "probabilities of checkpoint 0"),
+                ("gradient", feature.gradient, "gradients of checkpoint 0"),
+            )
+        ),
     ):
         with pytest.raises(DataError, match=says):
             dataclasses.replace(inputs, **change)
-
-
-def test_no_candidates_are_no_gains():
-    inputs = make_inputs(0)
-    none = dataclasses.replace(
-        inputs,
-        candidate_labels=inputs.candidate_labels[:0],
-        candidate_embeddings=inputs.candidate_embeddings[:0],
-        candidate_features=[Features(f.hidden[:0], f.probabilities[:0]) for f in inputs.candidate_features],
-    )
-    for objective in objectives(none):
-        assert objective.gains([]).shape == (0,)
-        assert objective.loss([]) == 1.0

@@ -91,10 +91,10 @@ def test_greedy_fills_the_budget_when_every_gain_is_negative():
         def loss(self, chosen):
             return float(len(set(chosen)))
 
-        def gains(self, chosen):
+        def gains(self, chosen, rows=None):
             gains = torch.full((6,), -1.0, dtype=torch.float64)
             gains[list(chosen)] = -torch.inf
-            return gains
+            return gains if rows is None else gains[rows]
 
     labels = torch.tensor([1, 0, 0, 1, 0, 1])
     assert greedy(Costly(), labels, [2, 1]) == [0, 1, 2]  # ties go to the lowest index

@@ -1,22 +1,27 @@
 """Objectives: set functions over candidates that say how badly a chosen set stands in for the real data.
 
-``build_objective({"meta_model": 1.0, "gradient": 1.0}, inputs)`` is the way in. A new objective is one new file and one
-line in ``OBJECTIVES``.
+``build_objective({"meta_model": 1.0, "gradient": 1.0}, inputs)`` is the way in. A new objective is one new function or
+class and one line in ``OBJECTIVES``. Every one costs 1 at the empty set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from gendistill.errors import ConfigError, DataError
 from gendistill.objectives.base import Objective
-from gendistill.objectives.gradient import GradientMatching
-from gendistill.objectives.meta_model import KernelRidge
-from gendistill.objectives.weighted import WeightedSum
+from gendistill.objectives.combined import WeightedSum, Worst
+from gendistill.objectives.distribution import Coverage, Mmd, mean_matching
+from gendistill.objectives.gradient import gradient, gradient_body, gradient_l2
+from gendistill.objectives.kernel_ridge import KernelRidge
+from gendistill.objectives.linear import all_finite
+from gendistill.objectives.meta_model import meta_model, meta_model_gradient, meta_model_trajectory
+from gendistill.objectives.trajectory import trajectory, trajectory_adam
 from gendistill.students.base import Features, Segment
 
 
@@ -34,7 +39,7 @@ class ObjectiveInputs:
     candidate_embeddings: Tensor  # (n, d) float32, rows of length 1
     real_embeddings: Tensor  # (m, d) float32, rows of length 1
     num_classes: int
-    ridge: float = 0.1
+    ridge: float | Sequence[float] = 0.1  # of the meta-models; of several, the mean of their losses
     feature_rows: Tensor | None = None  # (k,) int64: the real rows that have features, which cost more than embeddings
     segments: tuple[Segment, ...] = ()  # one between each two neighbouring checkpoints, for the trajectory family
 
@@ -55,50 +60,89 @@ class ObjectiveInputs:
             "candidates", self.candidate_labels, self.candidate_features, self.candidate_embeddings, self.num_classes
         )
         _check("real rows", self.real_labels, [], self.real_embeddings, self.num_classes)
-        width = self.real_embeddings.shape[1]
-        unused = self.real_embeddings.new_zeros(len(self.feature_labels), width)
-        _check("real rows", self.feature_labels, self.real_features, unused, self.num_classes)
+        _check("real rows", self.feature_labels, self.real_features, None, self.num_classes)
         if len(self.real_labels) == 0:
             raise DataError("objectives need real rows to compare with, got none")
+        if self.segments and len(self.segments) != len(self.real_features) - 1:
+            raise DataError(
+                f"{len(self.segments)} segments of training for {len(self.real_features)} checkpoints: there must be "
+                "one between each two neighbours"
+            )
+        for t, segment in enumerate(self.segments):
+            width = (self.real_features[t].hidden.shape[1] + 1, self.num_classes)
+            if segment.head.shape != width or (segment.head_scale is not None and segment.head_scale.shape != width):
+                raise DataError(f"segment {t} of the training: the head's displacement and scale must be {width}")
+            for values in (segment.head, segment.head_scale, segment.body):
+                if values is not None and not torch.isfinite(values).all():
+                    raise DataError(f"segment {t} of the training holds NaN or infinity: the student is broken")
 
 
-def _check(what: str, labels: Tensor, features: list[Features], embeddings: Tensor, num_classes: int) -> None:
+def _check(what: str, labels: Tensor, features: list[Features], embeddings: Tensor | None, num_classes: int) -> None:
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
         raise DataError(f"labels of the {what} must lie in 0..{num_classes - 1}")
     named = [("embeddings", embeddings)]
     named += [(f"hidden states of checkpoint {t}", f.hidden) for t, f in enumerate(features)]
     named += [(f"probabilities of checkpoint {t}", f.probabilities) for t, f in enumerate(features)]
+    named += [(f"gradients of checkpoint {t}", f.gradient) for t, f in enumerate(features)]
     for name, values in named:
+        if values is None:
+            continue
         if values.ndim != 2 or len(values) != len(labels):
             raise DataError(f"{name} of the {what}: shape {tuple(values.shape)} for {len(labels)} labels")
-        # One sum finds any NaN or infinity without a mask as large as the features.
-        if not torch.isfinite(values.sum(dtype=torch.float64)):
+        if not all_finite(values):
             raise DataError(f"{name} of the {what} hold NaN or infinity: the student or the embedder is broken")
 
 
 OBJECTIVES: dict[str, Callable[[ObjectiveInputs], Objective]] = {
-    "gradient": GradientMatching,
-    "meta_model": KernelRidge,
+    "gradient": gradient,
+    "gradient_l2": gradient_l2,
+    "gradient_body": gradient_body,
+    "mean_matching": mean_matching,
+    "mmd": Mmd,
+    "coverage": Coverage,
+    "trajectory": trajectory,
+    "trajectory_adam": trajectory_adam,
+    "meta_model": meta_model,
+    "meta_model_trajectory": meta_model_trajectory,
+    "meta_model_gradient": meta_model_gradient,
 }
 
 
-def build_objective(weights: Mapping[str, float], inputs: ObjectiveInputs) -> WeightedSum:
-    """The weighted sum of the named objectives; a ``WeightedSum`` even for one, so that the empty set always costs 1.
+def build_objective(
+    weights: Mapping[str, float],
+    inputs: ObjectiveInputs | Sequence[ObjectiveInputs],
+    combine: Literal["mean", "worst"] = "mean",
+) -> Objective:
+    """The weighted sum of the named objectives, even of one, so that the empty set always costs 1.
 
-    Objectives with weight 0 are not built. Raises ConfigError for an unknown name, a negative weight or none positive.
+    :param weights: objective name -> weight; objectives with weight 0 are not built.
+    :param inputs: what one student says of the candidates and the real rows, or a sequence of it, one a student, all
+        over the same candidates.
+    :param combine: of several students, the mean or the worst of their weighted sums.
+    :raises ConfigError: an unknown name, a negative weight, none positive, or no student.
+    :raises DataError: an objective lacks what it needs, or the students see different candidates.
     """
     for name in weights:
         if name not in OBJECTIVES:
             raise ConfigError(f"objective.weights: no objective {name!r}; there are {', '.join(sorted(OBJECTIVES))}")
-    return WeightedSum([(weight, OBJECTIVES[name](inputs)) for name, weight in sorted(weights.items()) if weight != 0])
+    students = [inputs] if isinstance(inputs, ObjectiveInputs) else list(inputs)
+    if not students:
+        raise ConfigError("objectives need the features of one student at least, got none")
+    if any(not torch.equal(student.candidate_labels, students[0].candidate_labels) for student in students):
+        raise DataError("the students were shown different candidates: give all of them the same, in the same order")
+    named = [(weight, OBJECTIVES[name]) for name, weight in sorted(weights.items()) if weight != 0]
+    sums = [WeightedSum([(weight, build(student)) for weight, build in named]) for student in students]
+    if len(sums) == 1:
+        return sums[0]
+    return Worst(sums) if combine == "worst" else WeightedSum([(1.0, one) for one in sums], name="students")
 
 
 __all__ = [
     "OBJECTIVES",
-    "GradientMatching",
     "KernelRidge",
     "Objective",
     "ObjectiveInputs",
     "WeightedSum",
+    "Worst",
     "build_objective",
 ]

@@ -10,15 +10,23 @@ if TYPE_CHECKING:
 
 
 class Objective(Protocol):
-    """How badly a chosen set of candidates stands in for the real data."""
+    """How badly a chosen set of candidates stands in for the real data.
+
+    An objective whose gains never grow as the set grows may say so with ``submodular = True``; greedy selection then
+    evaluates few of them a step.
+    """
 
     name: str
     size: int  # number of candidates n; indices run from 0 to n - 1
 
     def loss(self, chosen: Sequence[int]) -> float:
-        """The loss of a set. Order does not matter; the empty set has a finite loss."""
+        """The loss of a set. Order does not matter; the empty set has a finite, positive loss."""
         ...
 
-    def gains(self, chosen: Sequence[int]) -> Tensor:
-        """(n,) float64: ``loss(chosen) - loss(chosen + [i])`` for every i; -inf for i already chosen."""
+    def gains(self, chosen: Sequence[int], rows: Tensor | None = None) -> Tensor:
+        """``loss(chosen) - loss(chosen + [i])`` for every i in ``rows``; -inf for i already chosen.
+
+        :param rows: (r,) int64, the candidates to evaluate, distinct and in rising order; None for all.
+        :return: (r,) or (n,) float64.
+        """
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from gendistill.objectives.base import Objective
@@ -27,30 +28,36 @@ def swap(
     *,
     diversity: Diversity | None = None,
     passes: int = 3,
+    trials: int | None = None,
 ) -> SwapResult:
     """Exchange each chosen candidate for the best unchosen one of its class where that lowers the loss.
 
     Only strict improvements (beyond 1e-12) are taken, so the loss never rises. Ends when no exchange of one helps (a
-    local optimum) or after ``passes`` passes over the chosen. A replacement keeps the diversity's distance in force to
-    all others chosen.
+    local optimum), after ``passes`` passes over the chosen, or after ``trials`` of the chosen were tried, each against
+    all candidates of its class. A replacement keeps the diversity's distance in force to all others chosen.
+
+    :param labels: (n,) int64.
+    :param trials: a bound on the work, counted over all passes; None for none but ``passes``.
     """
     current = [int(index) for index in chosen]
     loss = objective.loss(current)
     history: list[float] = []
     settled = 0  # positions looked at since the last swap
-    for position in list(range(len(current))) * passes:
+    gains = torch.full((len(labels),), -torch.inf, dtype=torch.float64)
+    for position in (list(range(len(current))) * passes)[:trials]:
         if settled == len(current):
             break
         settled += 1
         old = current[position]
         rest = current[:position] + current[position + 1 :]
         allowed = labels == labels[old]
+        rows = torch.nonzero(allowed).flatten()
         if diversity is not None:
             allowed &= diversity.allowed(rest)
         allowed[current] = False
         if not allowed.any():
             continue
-        gains = objective.gains(rest)
+        gains[rows] = objective.gains(rest, rows)
         new = best(gains, allowed)
         if gains[new] - gains[old] <= TIE:
             continue

@@ -30,7 +30,7 @@ class Segment:
     """
 
     head: Tensor  # (d + 1, C) float32: displacement of the head's weights, the bias last
-    head_scale: Tensor | None = None  # (d + 1, C) float32: Adam's 1 / (sqrt(v) + eps) at the segment's start
+    head_scale: Tensor | None = None  # (d + 1, C) float32: Adam's 1 / (sqrt(v_hat) + eps) at the segment's start
     body: Tensor | None = None  # (k,) float32: projected displacement of the body
 
 

@@ -1,25 +1,29 @@
-"""An encoder classifier: a pretrained encoder, mean pooling, and a linear softmax head, fine-tuned whole.
+"""A classifier on a pretrained body (an encoder, or the body of a causal LM), pooling and a linear softmax head.
 
-The head reads ``h = scale * mean_pooled / |mean_pooled|`` and starts from a logistic probe on the frozen features, so
-training begins where a linear probe ends (LP-FT: Kumar et al., ICLR 2022, arXiv 2202.10054). That makes runs on a few
-dozen examples far less noisy than a random head. ``head_init: random`` in the configuration gives the plain recipe.
+Everything is fine-tuned. The head reads ``h = scale * pooled / |pooled|``, pooled being the mean over tokens (encoders)
+or the last token (causal LMs, where it alone has seen the whole text). It starts from a logistic probe on the frozen
+features, so training begins where a linear probe ends (LP-FT: Kumar et al., ICLR 2022, arXiv 2202.10054). That makes
+runs on a few dozen examples far less noisy than a random head. ``head_init: random`` gives the plain recipe.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gendistill.config import StudentConfig
-from gendistill.errors import DataError, ModelError
+from gendistill.errors import ModelError
 from gendistill.examples import Example
 from gendistill.models import model_error, resolve, safe_load_kwargs
 from gendistill.students.base import Features
+from gendistill.students.gradients import BodyGradients, random_maps
+from gendistill.students.probe import fit_probe, training_targets
 
 FEATURE_SCALE = 10.0  # unit-length features make a softmax head far too timid at ordinary learning rates
 PREDICT_BATCH = 64
@@ -28,7 +32,7 @@ Progress = Callable[[int, int], None]  # done, total
 
 
 class EncoderStudent:
-    """A ``Student`` on any encoder that ``AutoModel`` loads.
+    """A ``Student`` on any body that ``AutoModel`` loads, encoder or causal LM.
 
     :param config: model name and training recipe.
     :param num_classes: C.
@@ -52,20 +56,33 @@ class EncoderStudent:
             raise model_error(config.model, error) from error
         if self.tokenizer.pad_token is None:
             if self.tokenizer.eos_token is None:
-                raise ModelError(f"student {config.model}: its tokenizer has no padding token; choose another encoder")
+                raise ModelError(f"student {config.model}: its tokenizer has no padding token; choose another model")
             self.tokenizer.pad_token = self.tokenizer.eos_token
+        # On the right, positions count from the text's start and no token of a causal LM sees the padding.
+        self.tokenizer.padding_side = "right"
+        self.encoder.config.use_cache = False  # causal LMs would return keys and values that nobody reads
+        self.pooling = _pooling(self.encoder.config) if config.pooling == "auto" else config.pooling
         width = getattr(self.encoder.config, "hidden_size", None)
         if not isinstance(width, int):
-            raise ModelError(f"student {config.model}: no hidden_size in its configuration; is it a text encoder?")
+            raise ModelError(f"student {config.model}: no hidden_size in its configuration; is it a text model?")
         self.head = nn.Linear(width, num_classes).to(self.device)
         self._pretrained = _copy_state(self.encoder)
         self._states: list[dict[str, Tensor]] = []
         self._present: dict[str, Tensor] | None = None  # the checkpoint that is loaded, if any
         self._frozen: dict[str, Tensor] = {}  # example id -> head input at the pretrained weights
+        dims = config.gradient_dims
+        maps = random_maps(self.encoder, dims, kind=config.gradient_kind, seed=config.gradient_seed) if dims else {}
+        self.gradients = BodyGradients(self.encoder, maps, dims) if dims else None
 
     @property
     def checkpoints(self) -> int:
         return len(self._states)
+
+    @property
+    def states(self) -> tuple[Mapping[str, Tensor], ...]:
+        """Every checkpoint: ``encoder.*`` and ``head.*`` weights, and from the first step on ``adam.weight`` and
+        ``adam.bias``, the bias-corrected second moments of the head's gradients."""
+        return tuple(self._states)
 
     # -- training -------------------------------------------------------------------------------------------------
 
@@ -78,24 +95,21 @@ class EncoderStudent:
         checkpoints: int = 1,
         progress: Progress | None = None,
     ) -> None:
-        """Train from the pretrained weights.
+        """Train from the pretrained weights, for ``config.training_steps(len(examples))`` steps.
 
-        :param targets: soft labels to train towards instead of the examples' own, (n, C) float32, rows of sum 1.
+        :param targets: (n, C) float32 probabilities that replace the labels, in the probe and in the loss.
         :param checkpoints: how many states to keep, evenly spaced, the last being the trained student; with two or
             more the first is the start of training (pretrained body, probe head).
-        :raises DataError: no examples.
+        :raises DataError: no examples, or targets that are no probabilities of theirs.
         """
-        if not examples:
-            raise DataError("a student cannot be trained on no examples")
-        recipe = self.config
+        wanted = training_targets(examples, targets, self.num_classes)
+        recipe, steps = self.config, self.config.training_steps(len(examples))
         self.encoder.load_state_dict(self._pretrained)
         self._states, self._present = [], None
-        labels = torch.tensor([example.label for example in examples])
-        goal = labels if targets is None else targets
         encoded = self._encode(examples)
         generator = torch.Generator().manual_seed(seed)
-        self._initialise_head(examples, labels, generator)
-        keep_at = {round(recipe.steps * k / max(checkpoints - 1, 1)) for k in range(checkpoints - 1)}
+        self._initialise_head(examples, wanted, generator)
+        keep_at = {round(steps * k / max(checkpoints - 1, 1)) for k in range(checkpoints - 1)}
         optimizer = torch.optim.AdamW(
             [
                 {"params": self.encoder.parameters(), "lr": recipe.learning_rate},
@@ -104,33 +118,33 @@ class EncoderStudent:
             weight_decay=recipe.weight_decay,
             fused=True,
         )
-        warmup = max(1, round(recipe.warmup * recipe.steps))
+        warmup = max(1, round(recipe.warmup * steps))
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min((step + 1) / warmup, (recipe.steps - step) / max(1, recipe.steps - warmup))
+            optimizer, lambda step: min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
         )
         batches = _shuffled_batches(len(examples), min(recipe.batch_size, len(examples)), generator)
         with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator
             torch.manual_seed(seed)
-            for step in range(recipe.steps):
+            for step in range(steps):
                 if step in keep_at:
-                    self._states.append(self._state())
+                    self._states.append(self._state(optimizer))
                 rows = next(batches)
                 self.encoder.train(recipe.dropout)
                 with self._autocast():
-                    logits = self.head(self._pool([encoded[row] for row in rows]))
-                    loss = nn.functional.cross_entropy(logits.float(), goal[rows].to(self.device))
+                    logits = self.head(self._pool(self._pad([encoded[row] for row in rows])))
+                    loss = nn.functional.cross_entropy(logits.float(), wanted[rows].to(self.device))
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 nn.utils.clip_grad_norm_(self.encoder.parameters(), 1.0)
                 optimizer.step()
                 schedule.step()
                 if progress:
-                    progress(step + 1, recipe.steps)
+                    progress(step + 1, steps)
         self.encoder.eval()
-        self._states.append(self._state())
+        self._states.append(self._state(optimizer))
         self._present = self._states[-1]
 
-    def _initialise_head(self, examples: Sequence[Example], labels: Tensor, generator: torch.Generator) -> None:
+    def _initialise_head(self, examples: Sequence[Example], wanted: Tensor, generator: torch.Generator) -> None:
         with torch.no_grad():
             self.head.weight.copy_(torch.randn(self.head.weight.shape, generator=generator) * 0.02)
             self.head.bias.zero_()
@@ -138,7 +152,7 @@ class EncoderStudent:
             return
         rows = torch.randperm(len(examples), generator=generator)[: self.config.probe_rows].sort().values.tolist()
         hidden = self._frozen_hidden([examples[row] for row in rows])
-        weight, bias = fit_probe(hidden, labels[rows], self.num_classes)
+        weight, bias = fit_probe(hidden, wanted[rows], self.num_classes)
         with torch.no_grad():
             self.head.weight.copy_(weight)
             self.head.bias.copy_(bias)
@@ -151,10 +165,14 @@ class EncoderStudent:
     def features(
         self, examples: Sequence[Example], *, checkpoint: int = -1, progress: Progress | None = None
     ) -> Features:
+        """As the protocol says; with ``gradient_dims`` in the configuration the body's gradients are among them."""
         if not self._states:
             raise ModelError("this student has not been trained yet; call fit first")
         self._load(self._states[checkpoint])
-        return self.classify(self._hidden(examples, progress), checkpoint=checkpoint)
+        if self.gradients is None:
+            return self.classify(self._hidden(examples, progress), checkpoint=checkpoint)
+        hidden, gradient = self._hidden_and_gradient(examples, self.gradients, progress)
+        return replace(self.classify(hidden, checkpoint=checkpoint), gradient=gradient)
 
     def classify(self, hidden: Tensor, *, checkpoint: int = -1) -> Features:
         """The head of a checkpoint on given head inputs, (n, d) float32."""
@@ -163,7 +181,7 @@ class EncoderStudent:
         return Features(hidden, logits.softmax(-1))
 
     def embed(self, examples: Sequence[Example], *, progress: Progress | None = None) -> Tensor:
-        """Mean-pooled embeddings of the pretrained encoder, (n, d) float32, rows of length 1."""
+        """Pooled embeddings of the pretrained body, (n, d) float32, rows of length 1."""
         return self._frozen_hidden(examples, progress) / FEATURE_SCALE
 
     def _frozen_hidden(self, examples: Sequence[Example], progress: Progress | None = None) -> Tensor:
@@ -186,18 +204,35 @@ class EncoderStudent:
         """(n, d) float32 on the CPU, at the present weights, computed in batches of like length."""
         self.encoder.eval()
         encoded = self._encode(examples)
-        # Ties broken by content, so that a batch holds the same rows whatever order they come in.
-        order = sorted(range(len(encoded)), key=lambda row: (len(encoded[row]), encoded[row]))
         hidden = torch.empty(len(encoded), self.head.in_features)
         with torch.inference_mode():
-            for start in range(0, len(order), PREDICT_BATCH):
-                rows = order[start : start + PREDICT_BATCH]
+            for rows in _alike(encoded, progress):
                 with self._autocast():
-                    pooled = self._pool([encoded[row] for row in rows])
+                    pooled = self._pool(self._pad([encoded[row] for row in rows]))
                 hidden[rows] = pooled.float().cpu()
-                if progress:
-                    progress(min(start + PREDICT_BATCH, len(order)), len(order))
         return hidden
+
+    def _hidden_and_gradient(
+        self, examples: Sequence[Example], gradients: BodyGradients, progress: Progress | None
+    ) -> tuple[Tensor, Tensor]:
+        """(n, d) as ``_hidden``, and the projected gradients of the own labels' cross entropies, (n, k) float32."""
+        self.encoder.eval()
+        encoded = self._encode(examples)
+        labels = torch.tensor([example.label for example in examples], dtype=torch.int64)
+        hidden = torch.empty(len(encoded), self.head.in_features)
+        gradient = torch.empty(len(encoded), gradients.dims)
+        weight, bias = self.head.weight.detach(), self.head.bias.detach()
+        for rows in _alike(encoded, progress):
+            batch = self._pad([encoded[row] for row in rows])
+            with gradients.capture(batch["attention_mask"]) as captured:
+                with self._autocast():
+                    pooled = self._pool(batch)
+                logits = nn.functional.linear(pooled.float(), weight, bias)
+                # Summed, not averaged: a row's gradient must not depend on its company. In float64, for p - 1 of a
+                # row that has been learnt is lost to rounding in float32.
+                nn.functional.cross_entropy(logits.double(), labels[rows].to(self.device), reduction="sum").backward()
+            hidden[rows], gradient[rows] = pooled.detach().float().cpu(), captured.cpu()
+        return hidden, gradient
 
     def _encode(self, examples: Sequence[Example]) -> list[list[int]]:
         if not examples:
@@ -205,15 +240,22 @@ class EncoderStudent:
         limit = min(self.config.max_tokens, _context_length(self.encoder.config))
         columns = list(zip(*(example.fields for example in examples), strict=True))
         encoded = self.tokenizer(*(list(column) for column in columns), truncation=True, max_length=limit)
-        return encoded["input_ids"]
+        # Tokenizers of causal LMs may add nothing, and an empty text needs one token to be pooled.
+        return [ids or [self.tokenizer.pad_token_id] for ids in encoded["input_ids"]]
 
-    def _pool(self, encoded: list[list[int]]) -> Tensor:
-        """Scaled unit-length mean of the last hidden states, (batch, d)."""
-        batch = self.tokenizer.pad({"input_ids": encoded}, return_tensors="pt").to(self.device)
+    def _pad(self, encoded: list[list[int]]) -> Any:
+        """input_ids and attention_mask, (batch, longest)."""
+        return self.tokenizer.pad({"input_ids": encoded}, return_tensors="pt").to(self.device)
+
+    def _pool(self, batch: Any) -> Tensor:
+        """Scaled and of unit length, (batch, d)."""
         states = self.encoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
-        mask = batch["attention_mask"].unsqueeze(-1).to(states.dtype)
-        mean = (states * mask).sum(1) / mask.sum(1)
-        return FEATURE_SCALE * nn.functional.normalize(mean.float(), dim=-1)
+        if self.pooling == "last":
+            pooled = states[torch.arange(len(states), device=self.device), batch["attention_mask"].sum(1) - 1]
+        else:
+            mask = batch["attention_mask"].unsqueeze(-1).to(states.dtype)
+            pooled = (states * mask).sum(1) / mask.sum(1)
+        return FEATURE_SCALE * nn.functional.normalize(pooled.float(), dim=-1)
 
     def _autocast(self) -> Any:
         # Opened inside each step: autocast caches weight casts until its outermost context ends.
@@ -222,9 +264,14 @@ class EncoderStudent:
 
     # -- states ---------------------------------------------------------------------------------------------------
 
-    def _state(self) -> dict[str, Tensor]:
+    def _state(self, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
         state = {f"encoder.{name}": value for name, value in _copy_state(self.encoder).items()}
-        return {**state, **{f"head.{name}": value for name, value in _copy_state(self.head).items()}}
+        state |= {f"head.{name}": value for name, value in _copy_state(self.head).items()}
+        for name, weight in self.head.named_parameters():
+            if moments := optimizer.state.get(weight):  # none before the first step
+                correction = 1 - optimizer.param_groups[-1]["betas"][1] ** float(moments["step"])
+                state[f"adam.{name}"] = (moments["exp_avg_sq"] / correction).cpu()
+        return state
 
     def _load(self, state: dict[str, Tensor]) -> None:
         if self._present is state:
@@ -245,28 +292,6 @@ class EncoderStudent:
         self._present = None
 
 
-def fit_probe(hidden: Tensor, labels: Tensor, num_classes: int, *, decay: float = 1e-3) -> tuple[Tensor, Tensor]:
-    """Logistic regression by L-BFGS from zero; deterministic.
-
-    :param hidden: (n, d) float32.
-    :param labels: (n,) int64.
-    :returns: weight (C, d) and bias (C,), float32.
-    """
-    data = hidden.double().clone()
-    weight = torch.zeros(num_classes, data.shape[1], dtype=torch.float64, requires_grad=True)
-    bias = torch.zeros(num_classes, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(data @ weight.T + bias, labels) + decay * weight.pow(2).sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return weight.detach().float(), bias.detach().float()
-
-
 def _shuffled_batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:
     """Endless batches, every row once a pass; a short last batch is filled from the next pass."""
     pending: list[int] = []
@@ -277,9 +302,30 @@ def _shuffled_batches(count: int, batch_size: int, generator: torch.Generator) -
         pending = pending[batch_size:]
 
 
+def _alike(encoded: list[list[int]], progress: Progress | None) -> Iterator[list[int]]:
+    """Rows in batches of like length. Ties are broken by content: a batch holds the same rows in whatever order."""
+    order = sorted(range(len(encoded)), key=lambda row: (len(encoded[row]), encoded[row]))
+    for start in range(0, len(order), PREDICT_BATCH):
+        yield order[start : start + PREDICT_BATCH]
+        if progress:
+            progress(min(start + PREDICT_BATCH, len(order)), len(order))
+
+
 def _copy_state(module: nn.Module) -> dict[str, Tensor]:
     # state_dict() aliases the live weights
     return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
+
+
+def _pooling(config: Any) -> Literal["mean", "last"]:
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    # Encoders such as BERT have a causal variant too, but no causal LM has a masked one.
+    kind = getattr(config, "model_type", "")
+    causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return "last" if causal else "mean"
 
 
 def _context_length(config: Any) -> int:

@@ -1,0 +1,38 @@
+"""Many candidates: the fast objective chooses what its definition chooses."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import torch
+
+from gendistill.objectives import build_objective
+from gendistill.selection import greedy, swap
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "selection_scale.py"
+spec = importlib.util.spec_from_file_location("selection_scale", SCRIPT)
+assert spec and spec.loader
+script = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(script)
+
+
+def test_of_5000_candidates_the_same_are_chosen_as_by_explicit_solves():
+    inputs = script.make_inputs(5000, seed=1, dims=48, real_rows=200)
+    fast, exact = build_objective({"meta_model": 1.0}, inputs), script.Exact(inputs)
+    torch.testing.assert_close(exact.gains([3, 7]), fast.gains([3, 7]), rtol=0, atol=1e-12)
+    orders = [greedy(objective, inputs.candidate_labels, [8] * 4) for objective in (fast, exact)]
+    assert orders[0] == orders[1] and len(set(orders[0])) == 32
+    refined = [swap(objective, orders[0], inputs.candidate_labels) for objective in (fast, exact)]
+    assert refined[0].chosen == refined[1].chosen and refined[0].swaps > 0
+    assert abs(refined[0].loss - refined[1].loss) < 1e-12
+
+
+def test_candidates_of_one_class_cost_and_need_no_others():
+    """Gains of some rows are those of all, whatever was asked before, and are given in the order asked."""
+    inputs = script.make_inputs(400, seed=2, dims=16, real_rows=60)
+    objective, fresh = (build_objective({"meta_model": 1.0}, inputs) for _ in range(2))
+    chosen = [5, 9, 200]
+    for rows in (torch.arange(400), torch.nonzero(inputs.candidate_labels == 2).flatten(), torch.tensor([0, 5, 399])):
+        torch.testing.assert_close(objective.gains(chosen, rows), fresh.gains(chosen)[rows], rtol=0, atol=1e-12)
+        objective.gains([1, 2, 3], rows[:1])
