@@ -12,12 +12,17 @@ from gendistill.errors import ConfigError
 from gendistill.objectives import OBJECTIVES, Objective, ObjectiveInputs, build_objective
 from gendistill.selection import METHODS, Selection, select
 
+NEED_BODY_GRADIENTS = ("gradient_body", "meta_model_gradient")  # objectives
+
 
 def check_names(config: Config) -> None:
-    """:raises ConfigError: an objective or method that does not exist, said before anything is paid for."""
+    """:raises ConfigError: an objective or method that cannot be had, said before anything is paid for."""
     unknown = [name for name in config.objective.weights if name not in OBJECTIVES]
     if unknown:
         raise ConfigError(f"objective.weights: no objective {unknown[0]!r}; there are {', '.join(OBJECTIVES)}")
+    body = [name for name in NEED_BODY_GRADIENTS if config.objective.weights.get(name)]
+    if body and not config.student.gradient_dims:
+        raise ConfigError(f"objective.weights: {body[0]} needs gradients of the body; set student.gradient_dims to 512")
     if config.selection.method not in METHODS:
         raise ConfigError(f"selection.method: no method {config.selection.method!r}; there are {', '.join(METHODS)}")
 

@@ -13,8 +13,10 @@ from gendistill.config import Config
 from gendistill.evaluate import stratified_sample
 from gendistill.examples import Example, by_class
 from gendistill.objectives import ObjectiveInputs
-from gendistill.students.base import Features
+from gendistill.students.base import Features, Segment
 from gendistill.teacher import Teacher
+
+NEED_SEGMENTS = ("trajectory", "trajectory_adam")  # objectives
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class RealSide:
     embeddings: Tensor  # (m, d) float32, rows of length 1
     target_rows: list[int]  # the k of the m that have features, ascending
     target_features: list[Features]  # of those k, one a checkpoint
+    segments: tuple[Segment, ...]  # of the teacher's training; none where no objective asks for them
     num_classes: int
 
 
@@ -39,7 +42,8 @@ def real_side(config: Config, train: Sequence[Example], num_classes: int, teache
     targets = target_rows(rows, num_classes, config.objective.target_rows_per_class, config.seed)
     _, features = teacher.features("target", [rows[row] for row in targets])
     labels = torch.tensor([row.label for row in rows], dtype=torch.int64)
-    return RealSide(rows, labels, embeddings, targets, features, num_classes)
+    asked = any(weight > 0 and name in NEED_SEGMENTS for name, weight in config.objective.weights.items())
+    return RealSide(rows, labels, embeddings, targets, features, teacher.segments() if asked else (), num_classes)
 
 
 def target_rows(examples: Sequence[Example], num_classes: int, limit: int, seed: int) -> list[int]:
@@ -67,6 +71,7 @@ def objective_inputs(
         candidate_embeddings=embeddings,
         real_embeddings=real.embeddings,
         feature_rows=torch.tensor(real.target_rows),
+        segments=real.segments,
         num_classes=real.num_classes,
         ridge=config.objective.ridge,
     )

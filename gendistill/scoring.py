@@ -35,7 +35,7 @@ _NO_EXAMPLE = Example(("",), 0)  # stands in for a row that is none; it has a ve
 class Given:
     """A row as it was given."""
 
-    number: int  # in the file, or among the real rows, from 1
+    number: int | None  # line or row of the file, from 1; None for the real rows
     text: Any
     label: Any
     extra: dict[str, Any]  # its other columns
@@ -73,7 +73,8 @@ class Scored:
             row["filter"] = None if verdict is None else verdict.filter
             row["reason"] = None if verdict is None else verdict.reason
             row["scores"] = scores
-            row["line"] = given.number
+            if given.number is not None:
+                row["line"] = given.number
             rows.append(row | {key: value for key, value in given.extra.items() if key not in row})
         return rows
 
@@ -157,16 +158,18 @@ def select_candidates(
                 **({} if soft is None else {KEY: named(soft[i], names)}),
                 "id": given.example.id,
                 "scores": {**scored.scores[scored.kept[i]], "gain": round(gain, DECIMALS)},
-                "provenance": {**_provenance(given.extra), "candidates": scored.name, "line": given.number},
+                "provenance": _provenance(given, scored.name),
             }
         )
     return Chosen(rows, objective.loss(selection.chosen), scored, notes)
 
 
-def _provenance(extra: dict[str, Any]) -> dict[str, Any]:
-    """Where the file says that a row came from."""
-    given = extra.get("provenance")
-    return dict(given) if isinstance(given, dict) else {}
+def _provenance(given: Given, name: str) -> dict[str, Any]:
+    """Where a row came from: what the file itself says of it, and its place there."""
+    if given.number is None:
+        return {"candidates": REAL, "dataset": name}
+    before = given.extra.get("provenance")
+    return {**(before if isinstance(before, dict) else {}), "candidates": name, "line": given.number}
 
 
 def _filtered(candidates: Path | Literal["real"], config: Config, reporter: Reporter) -> Scored:
@@ -222,7 +225,7 @@ def _filtered(candidates: Path | Literal["real"], config: Config, reporter: Repo
 
 
 def _from_real(config: Config, side: RealSide) -> tuple[str, list[Given], list[Rejection | None]]:
-    given = [Given(number, row.text, row.label, {}, row) for number, row in enumerate(side.examples, 1)]
+    given = [Given(None, row.text, row.label, {}, row) for row in side.examples]
     return config.data.dataset, given, [None] * len(given)
 
 

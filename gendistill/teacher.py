@@ -17,8 +17,9 @@ from gendistill.config import StudentConfig
 from gendistill.examples import Example
 from gendistill.models import model_error, resolve
 from gendistill.progress import Advance, Reporter
-from gendistill.students.base import Features
+from gendistill.students.base import Features, Segment
 from gendistill.students.encoder import FEATURE_SCALE, EncoderStudent, Progress
+from gendistill.students.segments import segments
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -121,6 +122,22 @@ class Teacher:
         return arrays["embedding"], [
             Features(arrays[f"hidden.{t}"], arrays[f"probs.{t}"], arrays.get(f"gradient.{t}")) for t in range(count)
         ]
+
+    def segments(self) -> tuple[Segment, ...]:
+        """What its training did to it from one checkpoint to the next, in order."""
+        arrays = self.store.load_features("segments", [])
+        if arrays is None:
+            arrays = {
+                f"{part}.{t}": values
+                for t, segment in enumerate(segments(self.prepare()))
+                for part in ("head", "head_scale", "body")
+                if (values := getattr(segment, part)) is not None
+            }
+            self.store.save_features("segments", [], arrays)
+        return tuple(
+            Segment(arrays[f"head.{t}"], arrays.get(f"head_scale.{t}"), arrays.get(f"body.{t}"))
+            for t in range(self.config.checkpoints - 1)
+        )
 
     def _embedding_alone(self, rows: Sequence[Example], tick: _Tick) -> dict[str, Tensor]:
         return {"embedding": self._embed(rows, tick)}

@@ -171,3 +171,12 @@ def test_writing_where_one_cannot(tmp_path: Path) -> None:
         export(ROWS, "trl", tmp_path, NAMES)
     with pytest.raises(RunError, match="a file"):
         export(ROWS, "hub-folder", tmp_path / "file", NAMES)
+
+
+def test_the_card_of_a_coreset_does_not_say_that_a_model_wrote_it(tmp_path: Path) -> None:
+    real = [{**row, "provenance": {"candidates": "real", "dataset": "reviews.csv"}} for row in ROWS]
+    card = (export(real, "hub-folder", tmp_path / "real", NAMES) / "README.md").read_text(encoding="utf-8")
+    assert "rows of the real data" in card and "LLM wrote" not in card and "- synthetic" not in card
+    mixed = [*real[:-1], ROWS[-1]]
+    card = (export(mixed, "hub-folder", tmp_path / "mixed", NAMES) / "README.md").read_text(encoding="utf-8")
+    assert "LLM wrote" in card and "- synthetic" in card

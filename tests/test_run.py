@@ -399,6 +399,20 @@ def test_soft_labels_can_be_asked_for_later_and_cost_no_reply(
     assert "probabilities" not in (config.out / "README.md").read_text(encoding="utf-8")
 
 
+def test_the_teachers_trajectory_outlives_the_teacher(finished: tuple[Config, Distilled], tmp_path: Path) -> None:
+    config, _ = finished
+    replay = Replay(config.generator.model, replies_of(config.out))
+    other = config.model_copy(deep=True, update={"out": tmp_path / "run", "rounds": 1})
+    other.objective.weights = {"trajectory": 1.0, "trajectory_adam": 1.0}
+    other.evaluate.seeds = 0
+    other.generator.candidates_per_class = 12  # the first round of the finished run
+    rows = distill(other, generator=replay).rows
+    assert len(rows) == 9
+    assert not (other.out / "teacher").exists()
+    assert distill(other, generator=replay).rows == rows
+    assert not (other.out / "teacher").exists()  # it was not trained again
+
+
 def test_baselines_run_as_methods(finished: tuple[Config, Distilled], tmp_path: Path) -> None:
     config, result = finished
     replay = Replay(config.generator.model, replies_of(config.out))

@@ -139,7 +139,8 @@ def test_the_real_rows_are_candidates_of_which_copies_are_not_filtered(config: C
     train = {row.text for row in real.train}
     assert len(result.rows) == 12 and {row["text"] for row in result.rows} <= train
     assert not {"real_copy", "real_similarity"} & {name for name, n in result.scored.report.counts.items() if n}
-    assert result.rows[0]["provenance"]["candidates"] == config.data.dataset
+    assert result.rows[0]["provenance"] == {"candidates": "real", "dataset": config.data.dataset}
+    assert "line" not in result.scored.rows[0]
     assert "real_similarity" not in result.rows[0]["scores"]
 
 
@@ -184,6 +185,24 @@ def test_only_one_class_left_after_the_filters(candidates: Path, tmp_path: Path,
     rows = [row if row["label"] == "food" else {**row, "text": f"}}{{ ][ {i}"} for i, row in enumerate(rows)]
     with pytest.raises(DataError, match=r"only candidates of 'food' pass the filters \(\w+ \d+"):
         select_candidates(write_jsonl(tmp_path / "c.jsonl", rows), config)
+
+
+def test_every_objective_can_score_and_choose(candidates: Path, config: Config) -> None:
+    """Each gets what it needs of the teacher: gradients of the body, segments of its training."""
+    from gendistill.objectives import OBJECTIVES
+
+    every = config.model_copy(deep=True)
+    every.student.gradient_dims = 16
+    every.objective.weights = dict.fromkeys(OBJECTIVES, 1.0)
+    rows = [row["scores"] for row in score_candidates(candidates, every).rows if row["kept"]]
+    assert all(set(scores["terms"]) == set(OBJECTIVES) for scores in rows)
+    for name in OBJECTIVES:
+        assert len({scores["terms"][name] for scores in rows}) > 1, name
+        mean = sum(sum(scores["terms"].values()) / len(OBJECTIVES) - scores["gain_alone"] for scores in rows)
+        assert abs(mean / len(rows)) < 1e-4
+    every.student.gradient_dims = 0
+    with pytest.raises(ConfigError, match=r"gradient_body needs .* student\.gradient_dims"):
+        score_candidates(candidates, every)
 
 
 def test_unknown_names_are_refused_before_the_data_is_read(config: Config) -> None:

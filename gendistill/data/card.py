@@ -17,6 +17,15 @@ import yaml
 
 _SAMPLE_CHARS = 600
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+_WRITTEN = "A generator LLM wrote the texts, a student model scored them against the real data"
+_REAL = "The texts are rows of the real data, which a student model scored"
+_WRITTEN_LIMITS = (
+    "A language model that was shown examples of real data wrote the texts: the terms of that data and of the model "
+    "apply to them. They may state things that are not true, carry the biases of both, and stand close to real texts."
+)
+_REAL_LIMITS = (
+    "The texts are real rows as they stand: the terms of the real data apply, and its privacy is not protected."
+)
 _MARKDOWN = re.compile(r"([\\`*_\[\]|~#$!@])")
 
 
@@ -40,6 +49,7 @@ class CardInfo:
     description: str = ""  # what the texts are
     source: str = ""  # the real data
     data_file: str = "distilled.jsonl"  # relative to the card
+    real_rows: bool = False  # the texts are rows of the real data, not written by a generator
     typed: bool = False  # the file holds text and label alone: declare label as named classes
     license: str = "other"
     made_with: Mapping[str, object] = field(default_factory=dict)  # generator, student, ... in the order to show
@@ -63,11 +73,10 @@ def dataset_card(info: CardInfo) -> str:
     parts.append(_fields(info))
     if info.command:
         parts.append(f"## Make it again\n\n{_fenced(info.command, 'bash')}")
+    limits = _REAL_LIMITS if info.real_rows else _WRITTEN_LIMITS
     parts.append(
-        "## Licence and limits\n\n"
-        "A language model that was shown examples of real data wrote the texts: the terms of that data and of the "
-        "model apply to them. They may state things that are not true, carry the biases of both, and stand close to "
-        "real texts. The set is made for training a classifier of these classes; it was measured for nothing else.\n"
+        f"## Licence and limits\n\n{limits} The set is made for training a classifier of these classes; it was "
+        "measured for nothing else.\n"
     )
     return "\n".join(parts)
 
@@ -78,7 +87,7 @@ def _head(info: CardInfo) -> str:
         "license": info.license,
         "pretty_name": info.name,
         "task_categories": ["text-classification"],
-        "tags": ["dataset-distillation", "synthetic", "gendistill"],
+        "tags": ["dataset-distillation", *([] if info.real_rows else ["synthetic"]), "gendistill"],
         "size_categories": [size],
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": info.data_file}]}],
     }
@@ -99,8 +108,8 @@ def _opening(info: CardInfo) -> str:
     what = f" ({_inline(info.description)})" if info.description else ""
     text = (
         f"{len(info.rows):,} texts{what} in {len(info.label_names)} classes: a small set that stands in for a large "
-        "one. A generator LLM wrote the texts, a student model scored them against the real data, and the few that "
-        "together serve it best were kept. Distilled with gendistill.\n"
+        f"one. {_REAL if info.real_rows else _WRITTEN}, and the few that together serve it best were kept. "
+        "Distilled with gendistill.\n"
     )
     return text + (f"\nReal data: {_inline(info.source)}\n" if info.source else "")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,10 +120,16 @@ def export(rows: Rows, format: str, out: Path, label_names: Sequence[str], descr
     if out.is_file():
         raise RunError(f"{out}: a file; {format} writes a folder, so give another name")
     card = CardInfo(name=out.resolve().name, label_names=names, rows=rows, description=description,
-                    data_file="data/train.jsonl", typed=True)  # fmt: skip
+                    data_file="data/train.jsonl", typed=True, real_rows=all(map(_is_real, rows)))  # fmt: skip
     atomic_write(out / "data" / "train.jsonl", data)
     atomic_write(out / "README.md", dataset_card(card))
     return out
+
+
+def _is_real(row: Mapping[str, Any]) -> bool:
+    """Whether ``gendistill select`` chose the row among the real ones."""
+    provenance = row.get("provenance")
+    return isinstance(provenance, dict) and provenance.get("candidates") == "real"
 
 
 def export_file(source: Path, format: str, out: Path | None = None, description: str = "") -> tuple[Path, int]:
