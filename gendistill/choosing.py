@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 import torch
+from torch import Tensor, nn
 
 from gendistill.config import Config
 from gendistill.errors import ConfigError
+from gendistill.examples import Example
 from gendistill.objectives import OBJECTIVES, Objective, ObjectiveInputs, build_objective
-from gendistill.selection import METHODS, Selection, select
+from gendistill.selection import METHODS, Selection, class_budgets, select
+from gendistill.selection.diversity import Diversity
+from gendistill.selection.portfolio import Judged, Member, Rollout, Rows, default_members, portfolio
+from gendistill.students import build_student
+from gendistill.students.base import Student
 
+PORTFOLIO = "portfolio"
 NEED_BODY_GRADIENTS = ("gradient_body", "meta_model_gradient")  # objectives
 
 
@@ -23,30 +31,146 @@ def check_names(config: Config) -> None:
     body = [name for name in NEED_BODY_GRADIENTS if config.objective.weights.get(name)]
     if body and not config.student.gradient_dims:
         raise ConfigError(f"objective.weights: {body[0]} needs gradients of the body; set student.gradient_dims to 512")
-    if config.selection.method not in METHODS:
-        raise ConfigError(f"selection.method: no method {config.selection.method!r}; there are {', '.join(METHODS)}")
+    if config.selection.method not in (PORTFOLIO, *METHODS):
+        raise ConfigError(
+            f"selection.method: no method {config.selection.method!r}; there are {', '.join((PORTFOLIO, *METHODS))}"
+        )
 
 
-def choose(config: Config, inputs: ObjectiveInputs, previous: Sequence[int] = ()) -> tuple[Objective, Selection]:
-    """The configured choice of ``config.per_class`` candidates a class, and the objective that it was made by.
+@dataclass(frozen=True)
+class Held:
+    """Held-out real rows, and how to train a student on some candidates and score it on them."""
+
+    rows: Rows
+    rollout: Rollout
+
+
+def held_out(
+    config: Config, dev: Sequence[Example], embeddings: Tensor, candidates: Sequence[Example], num_classes: int
+) -> Held:
+    """Dev as a portfolio needs it.
+
+    :param embeddings: (m, d) float32 of the dev rows, of length 1.
+    :param candidates: those that roll-outs train on.
+    """
+    labels = torch.tensor([row.label for row in dev], dtype=torch.int64)
+    students: list[Student] = []  # built when first needed, and one of its own: the teacher's keeps its checkpoints
+
+    def rollout(chosen: Sequence[int], seed: int) -> Tensor:
+        if not students:
+            students.append(build_student(config.student, num_classes))
+        students[0].fit([candidates[index] for index in chosen], seed=seed)
+        probabilities = students[0].predict(dev).double()
+        return nn.functional.nll_loss(probabilities.clamp_min(1e-12).log(), labels, reduction="none")
+
+    return Held(Rows(embeddings, labels), rollout)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, by which objective, and, of a portfolio, what held-out rows said of every set proposed."""
+
+    objective: Objective
+    selection: Selection
+    winner: Judged | None = None
+    judged: list[Judged] = field(default_factory=list)
+
+    @property
+    def loss(self) -> float:
+        """What a run reports after a round, and which never rises: the objective's loss of the choice, or the least
+        loss on held-out rows of a portfolio's probes."""
+        if self.judged:
+            return min(one.loss for one in self.judged)
+        return self.objective.loss(self.selection.chosen)
+
+    def lines(self) -> list[str]:
+        """For a reader: which set of a portfolio won, by what, against what."""
+        if self.winner is None:
+            return []
+        losses = sorted(one.loss for one in self.judged)
+        by = f"{self.winner.runs} fine-tuned students each" if self.winner.runs else "a probe each"
+        return [
+            f"portfolio: {self.winner.name} wins, of {len(self.judged)} sets judged on held-out rows by {by} "
+            f"(probes' losses {losses[0]:.4f} to {losses[-1]:.4f})"
+        ]
+
+
+def choose(
+    config: Config, inputs: ObjectiveInputs, previous: Sequence[int] = (), *, held: Held, finals: bool = True
+) -> Choice:
+    """The configured choice of ``config.per_class`` candidates a class.
 
     :param previous: an earlier choice, as indices into the present candidates.
+    :param finals: whether finalists of a portfolio may be trained on, which is what takes time.
     """
-    objective = build_objective(config.objective.weights, inputs)
+    counts = torch.bincount(inputs.real_labels, minlength=inputs.num_classes).tolist()
+    budgets = class_budgets(counts, config.per_class, config.selection.budget)
+    objective = build_objective(config.objective.weights, inputs, config.objective.combine)
     with one_thread():
-        selection = select(
-            config.selection.method,
-            objective,
-            inputs.candidate_embeddings,
-            inputs.candidate_labels,
-            [config.per_class] * inputs.num_classes,
-            seed=config.seed,
-            swap_passes=config.selection.swap_passes,
-            min_distance=config.selection.min_distance,
+        if config.selection.method != PORTFOLIO:
+            selection = _select(config, config.selection.method, objective, inputs, budgets, config.seed, previous)
+            return Choice(objective, selection)
+
+        def member_choice(member: Member, part: ObjectiveInputs, earlier: Sequence[int]) -> Selection:
+            own = None
+            if member.method == "greedy":
+                own = build_objective(member.weights, replace(part, ridge=member.ridge), config.objective.combine)
+            return _select(config, member.method, own, part, budgets, member.seed, earlier)
+
+        winner, judged = portfolio(
+            inputs,
+            held.rows,
+            default_members(config.objective.weights, config.objective.ridge, config.seed),
+            member_choice,
             previous=previous,
-            inputs=inputs,
+            diversity=_diversity(config, inputs),
+            trials=config.selection.probe_trials,
+            finalists=config.selection.finalists if finals else 1,
+            rollout=held.rollout,
+            runs=config.selection.rollout_runs,
+            seed=config.seed,
         )
-    return objective, selection
+    return Choice(objective, winner.selection, winner, judged)
+
+
+def _select(
+    config: Config,
+    method: str,
+    objective: Objective | None,
+    inputs: ObjectiveInputs,
+    budgets: Sequence[int],
+    seed: int,
+    previous: Sequence[int],
+) -> Selection:
+    settings = config.selection
+    return select(
+        method,
+        objective,
+        inputs.candidate_embeddings,
+        inputs.candidate_labels,
+        budgets,
+        seed=seed,
+        swap_passes=settings.swap_passes,
+        swap_trials=settings.swap_trials,
+        min_distance=settings.min_distance,
+        features=inputs.candidate_features[-1] if inputs.candidate_features else None,
+        min_gradient_distance=settings.min_gradient_distance,
+        previous=previous,
+        inputs=inputs,
+    )
+
+
+def _diversity(config: Config, inputs: ObjectiveInputs) -> Diversity | None:
+    settings = config.selection
+    if settings.min_distance <= 0 and settings.min_gradient_distance <= 0:
+        return None
+    return Diversity(
+        inputs.candidate_embeddings,
+        inputs.candidate_labels,
+        settings.min_distance,
+        inputs.candidate_features[-1] if inputs.candidate_features else None,
+        settings.min_gradient_distance,
+    )
 
 
 def gains_within(objective: Objective, chosen: Sequence[int]) -> list[float]:

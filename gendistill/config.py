@@ -158,7 +158,14 @@ class ObjectiveConfig(Section):
 
 
 class SelectionConfig(Section):
-    method: str = Field("greedy", description="greedy (with swap refinement) or a baseline")
+    method: str = Field(
+        "portfolio", description="portfolio (held-out rows decide among several sets), greedy (with swaps), a baseline"
+    )
+    probe_trials: int = Field(160, ge=0, description="probes that a portfolio may train to improve its best set")
+    finalists: int = Field(
+        1, ge=1, description="sets of a portfolio that real training runs on held-out rows decide among; 1: probes do"
+    )
+    rollout_runs: int = Field(16, ge=1, description="real training runs to decide among finalists, at most")
     budget: Literal["equal", "proportional"] = Field(
         "equal", description="the same number of texts for every class, or as the real data has them, of the same total"
     )
@@ -167,13 +174,13 @@ class SelectionConfig(Section):
     min_distance: float = Field(
         0.1, ge=0, le=2, description="least cosine distance between two chosen texts of a class"
     )
+    min_gradient_distance: float = Field(
+        0.0, ge=0, le=2, description="least cosine distance between the gradients of two chosen texts of a class"
+    )
     labels: Literal["hard", "soft"] = Field(
         "hard", description="soft: the teacher's probabilities too, beside the label"
     )
     label_temperature: float = Field(2.0, gt=0, description="of soft labels; 1 leaves the probabilities as they are")
-    min_gradient_distance: float = Field(
-        0.0, ge=0, le=2, description="least cosine distance between the gradients of two chosen texts of a class"
-    )
 
 
 class EvaluateConfig(Section):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gendistill.card import run_card
-from gendistill.choosing import check_names, choose, gains_within
+from gendistill.choosing import Choice, check_names, choose, gains_within, held_out
 from gendistill.clusters import class_clusters
 from gendistill.compare import real_baselines
 from gendistill.config import Config
@@ -131,37 +131,42 @@ class _Run:
     def go(self) -> Distilled:
         real = real_side(self.config, self.real.train, self.num_classes, self.teacher)
         reference = self._reference(real)
+        dev_embeddings = self.teacher.embeddings("dev", self.real.dev)
         teacher_accuracy = self._teacher_accuracy()
         rounds: list[Round] = []
-        selection: Selection | None = None
+        choice: Choice | None = None
         for number in range(1, self.config.rounds + MAX_TOP_UPS + 1):
             counts = requests_per_class(self.config, number, self._kept_per_class(), self.asked)
             if not any(counts):
                 break
-            chosen = self._chosen(selection)
+            chosen = self._chosen(choice)
             planned = self._plan(number, counts, reference, chosen)
             self._generate(number, planned)
             kept, replies = self._judge(number, planned, reference)
             self._must_have_every_class(number)
             inputs = objective_inputs(self.config, real, self.pool.labels, self.pool.embeddings, self.pool.features)
             with self.reporter.track(f"choose {number}", 1) as advance:
-                objective, selection = choose(self.config, inputs, selection.chosen if selection else ())
+                held = held_out(self.config, self.real.dev, dev_embeddings, self.pool.examples, self.num_classes)
+                last = number >= self.config.rounds
+                before = choice.selection.chosen if choice else ()
+                choice = choose(self.config, inputs, before, held=held, finals=last)
                 advance(1)
-            loss = objective.loss(selection.chosen)
-            rounds.append(
-                Round(number, len(planned), replies, kept, len(self.pool.candidates), loss, dict(selection.relaxed))
-            )
-            self._write_round(rounds[-1], selection)
+            relaxed = dict(choice.selection.relaxed)
+            rounds.append(Round(number, len(planned), replies, kept, len(self.pool.candidates), choice.loss, relaxed))
+            self._write_round(rounds[-1], choice)
             self.reporter.say(
                 f"round {number}: {len(planned)} asked, {kept} of {replies} texts kept, "
-                f"pool {len(self.pool.candidates)}, objective {loss:.4f}"
+                f"pool {len(self.pool.candidates)}, objective {choice.loss:.4f}"
             )
-        assert selection is not None  # the first round always asks
+            for line in choice.lines():
+                self.reporter.say(line)
+        assert choice is not None  # the first round always asks
+        selection = choice.selection
         for name, kept in zip(self.real.label_names, self._kept_per_class(), strict=True):
             if kept < self.config.per_class:
                 self.reporter.say(f"class {name!r}: only {kept} candidates passed the filters, fewer than the budget")
         soft = self._soft_labels(selection)
-        rows = self._rows(selection, objective, soft)
+        rows = self._rows(selection, choice.objective, soft)
         self.store.write("distilled.jsonl", "".join(json_line(row) for row in rows))
         table = self._measure([self.pool.examples[i] for i in selection.chosen], soft, reference)
         result = Distilled(
@@ -299,19 +304,21 @@ class _Run:
                 f"all are kept in {self.config.out}/run.db; try a stronger --model or clearer label descriptions"
             )
 
-    def _chosen(self, selection: Selection | None) -> Chosen | None:
-        if selection is None:
+    def _chosen(self, choice: Choice | None) -> Chosen | None:
+        if choice is None:
             return None
-        examples = self.pool.examples
-        return Chosen([examples[i] for i in selection.chosen], self.pool.embeddings[selection.chosen].numpy())
+        examples, rows = self.pool.examples, choice.selection.chosen
+        return Chosen([examples[i] for i in rows], self.pool.embeddings[rows].numpy())
 
-    def _write_round(self, round: Round, selection: Selection) -> None:
+    def _write_round(self, round: Round, choice: Choice) -> None:
+        selection = choice.selection
         result = {
             "asked": round.asked,
             "replies": round.replies,
             "kept": round.kept,
             "pool": round.pool,
             "history": selection.history,
+            "portfolio": [{"set": one.name, "loss": one.loss} for one in choice.judged],
             "filters": self.report.to_dict(),
         }
         self.store.add_round(round.round, round.loss, [self.pool.candidates[i].id for i in selection.chosen], result)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from gendistill.choosing import check_names, choose, gains_within, one_thread
+from gendistill.choosing import Held, check_names, choose, gains_within, held_out, one_thread
 from gendistill.config import Config
 from gendistill.data import RealData, load_real
 from gendistill.data.candidates import CandidateFile, read_candidates
@@ -53,6 +53,7 @@ class Scored:
     scores: list[dict[str, Any]]  # one a row: teacher_probability, real_similarity, gain_alone, terms; or fewer
     kept: list[int]  # rows that passed; candidate i of ``inputs`` is row ``kept[i]``
     inputs: ObjectiveInputs
+    held: Held
     report: FilterReport
     teacher_accuracy: float  # on the dev part
 
@@ -137,8 +138,10 @@ def select_candidates(
         if count < config.per_class
     ]
     with reporter.track("choose", 1) as advance:
-        objective, selection = choose(config, scored.inputs)
+        choice = choose(config, scored.inputs, held=scored.held)
         advance(1)
+    selection, objective = choice.selection, choice.objective
+    notes += choice.lines()
     notes += [
         f"class {names[label]!r}: two chosen texts are {distance:.3f} apart, less than the least distance asked for"
         for label, distance in sorted(selection.relaxed.items())
@@ -219,9 +222,11 @@ def _filtered(candidates: Path | Literal["real"], config: Config, reporter: Repo
         )
     labels = torch.tensor([examples[row].label for row in result.kept], dtype=torch.int64)
     inputs = objective_inputs(config, side, labels, result.embeddings, result.features)
+    kept = [examples[row] for row in result.kept]
+    held = held_out(config, real.dev, teacher.embeddings("dev", real.dev), kept, len(real.label_names))
     reporter.say(f"{len(result.kept):,} of {len(given):,} candidates pass; turned away: {report.summary()}")
     scores: list[dict[str, Any]] = [dict(values) for values in result.scores]
-    return Scored(name, real, given, result.verdicts, scores, result.kept, inputs, report, accuracy)
+    return Scored(name, real, given, result.verdicts, scores, result.kept, inputs, held, report, accuracy)
 
 
 def _from_real(config: Config, side: RealSide) -> tuple[str, list[Given], list[Rejection | None]]:

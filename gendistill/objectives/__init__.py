@@ -7,7 +7,7 @@ class and one line in ``OBJECTIVES``. Every one costs 1 at the empty set.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -47,6 +47,15 @@ class ObjectiveInputs:
     def feature_labels(self) -> Tensor:
         """Labels of the real rows that have features."""
         return self.real_labels if self.feature_rows is None else self.real_labels[self.feature_rows]
+
+    def candidates(self, rows: Tensor) -> ObjectiveInputs:
+        """The same for some of the candidates, (k,) int64."""
+        return replace(
+            self,
+            candidate_labels=self.candidate_labels[rows],
+            candidate_features=[features.rows(rows) for features in self.candidate_features],
+            candidate_embeddings=self.candidate_embeddings[rows],
+        )
 
     def __post_init__(self) -> None:
         if self.num_classes < 2:

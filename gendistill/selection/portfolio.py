@@ -5,8 +5,8 @@ cheapest first: for every proposal a logistic probe on frozen embeddings, which 
 as fine-tuned students do, since those start from it; then, where finalists are asked for, real training runs by
 successive halving (Jamieson & Talwalkar 2016, arXiv 1502.07943): all get one run, the better half get more.
 
-Dev is small and many sets are tried, so the best score is partly luck. Therefore the first proposal, made by the
-configured objective, stays unless another beats it by more than one standard error of the paired difference.
+A probe is the same for every seed, so the least loss wins. Fine-tuned students are not: what the probes chose stays
+unless another finalist beats it by more than one standard error of the paired difference.
 """
 
 from __future__ import annotations
@@ -18,11 +18,16 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from gendistill.objectives import ObjectiveInputs, build_objective
-from gendistill.selection.selectors import Selection, select
-from gendistill.students.probe import FEATURE_SCALE, fit_probe
+from gendistill.objectives import ObjectiveInputs
+from gendistill.objectives.meta_model import meta_model
+from gendistill.selection import Selection
+from gendistill.selection.diversity import Diversity
+from gendistill.selection.greedy import TIE
+from gendistill.students.encoder import FEATURE_SCALE
+from gendistill.students.probe import fit_probe
 
 MEMBER_ROWS = 20_000  # candidates a class that a member other than the first looks at, at most: a sample of the pool
+RIDGES = (0.1, 0.3, 1.0, 3.0)
 Rollout = Callable[[Sequence[int], int], Tensor]
 """(chosen candidates, seed) -> (m,) float64: cross-entropy of each dev row by a student trained on them."""
 
@@ -34,9 +39,13 @@ class Member:
     name: str
     method: str = "greedy"
     weights: Mapping[str, float] = field(default_factory=dict)
-    ridge: float = 1.0
+    ridge: float | Sequence[float] = 1.0
     share: float = 1.0  # of each class's candidates, drawn by seed
     seed: int = 0
+
+
+Choose = Callable[[Member, ObjectiveInputs, Sequence[int]], Selection]
+"""(member, what it sees, an earlier choice or nothing) -> its set."""
 
 
 @dataclass(frozen=True)
@@ -54,51 +63,33 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Dev:
-    """Held-out real rows. CPU tensors."""
+class Rows:
+    """Real rows that probes are scored on. CPU tensors."""
 
     embeddings: Tensor  # (m, d) float32, rows of length 1
     labels: Tensor  # (m,) int64
 
 
-def default_members(weights: Mapping[str, float], ridge: float, seed: int) -> list[Member]:
+def default_members(weights: Mapping[str, float], ridge: float | Sequence[float], seed: int) -> list[Member]:
     """The first is the configured objective over the whole pool."""
-    own = Member("configured objective", weights=weights, ridge=ridge)
+    own = Member("configured objective", weights=weights, ridge=ridge, seed=seed)
     return [
         own,
-        Member("meta_model, ridge / 3", weights={"meta_model": 1.0}, ridge=ridge / 3),
-        Member("meta_model, ridge * 3", weights={"meta_model": 1.0}, ridge=ridge * 3),
+        *(Member(f"meta_model, ridge {r:g}", weights={"meta_model": 1.0}, ridge=r) for r in RIDGES if r != ridge),
         *(replace(own, name=f"objective on part {k} of the pool", share=0.7, seed=seed + k) for k in (1, 2, 3)),
         *(Member(f"k-means-nearest, start {k}", "k-means-nearest", seed=seed + k) for k in (0, 1)),
-        Member("herding", "herding"),
+        Member("herding", "herding", seed=seed),
     ]
 
 
 def propose(
-    members: Sequence[Member],
-    inputs: ObjectiveInputs,
-    budgets: Sequence[int],
-    *,
-    swap_passes: int,
-    min_distance: float,
-    previous: Sequence[int] = (),
+    members: Sequence[Member], inputs: ObjectiveInputs, choose: Choose, previous: Sequence[int] = ()
 ) -> Iterator[tuple[str, Selection]]:
     """Each member's set, as indices into ``inputs``. The first member also goes on from ``previous``."""
     for position, member in enumerate(members):
         rows = None if position == 0 else _visible(inputs.candidate_labels, member)
-        part = replace(inputs if rows is None else inputs.restrict(rows), ridge=member.ridge)
-        selection = select(
-            member.method,
-            build_objective(member.weights, part) if member.method == "greedy" else None,
-            part.candidate_embeddings,
-            part.candidate_labels,
-            budgets,
-            seed=member.seed,
-            swap_passes=swap_passes,
-            min_distance=min_distance,
-            previous=previous if position == 0 else (),
-            inputs=part,
-        )
+        part = inputs if rows is None else inputs.candidates(rows)
+        selection = choose(member, part, previous if position == 0 else ())
         if rows is not None:
             selection = replace(selection, chosen=rows[selection.chosen].tolist())
         yield member.name, selection
@@ -116,20 +107,72 @@ def _visible(labels: Tensor, member: Member) -> Tensor | None:
     return None if len(rows) == len(labels) else rows
 
 
-def probe_losses(embeddings: Tensor, labels: Tensor, dev: Dev, num_classes: int) -> Tensor:
-    """(m,) float64: cross-entropy of each dev row by the logistic probe that a student's head starts from.
+def probe_losses(inputs: ObjectiveInputs, chosen: Sequence[int], rows: Rows) -> Tensor:
+    """(m,) float64: cross-entropy of each row by the logistic probe that a student's head starts from."""
+    train = FEATURE_SCALE * inputs.candidate_embeddings[list(chosen)]
+    weight, bias = fit_probe(train, inputs.candidate_labels[list(chosen)], inputs.num_classes)
+    logits = nn.functional.linear(FEATURE_SCALE * rows.embeddings, weight, bias)
+    return nn.functional.cross_entropy(logits.double(), rows.labels, reduction="none")
 
-    :param embeddings: (n, d) float32 of the training set, rows of length 1.
-    :param labels: (n,) int64.
+
+def refine(
+    winner: Selection,
+    inputs: ObjectiveInputs,
+    diversity: Diversity | None,
+    *,
+    trials: int,
+    seed: int,
+    judged_on: int = 1000,
+    shortlist: int = 4,
+) -> Selection:
+    """Swaps that lower the loss of a probe trained on the set, on a sample of the real rows that objectives see.
+
+    The probe is what kernel ridge regression is only a stand-in for. Held-out rows judge it afterwards: swaps judged on
+    the few of dev fit dev's noise (docs/objectives.md).
+
+    :param trials: probes to train, at most; each position tries the ``shortlist`` best candidates of its class by the
+        kernel ridge loss.
+    :param judged_on: real rows of the sample, at most.
     """
-    weight, bias = fit_probe(FEATURE_SCALE * embeddings, labels, num_classes)
-    logits = nn.functional.linear(FEATURE_SCALE * dev.embeddings, weight, bias)
-    return nn.functional.cross_entropy(logits.double(), dev.labels, reduction="none")
+    generator = torch.Generator().manual_seed(seed)
+    sample = torch.randperm(len(inputs.real_labels), generator=generator)[:judged_on]
+    rows = Rows(inputs.real_embeddings[sample], inputs.real_labels[sample])
+    guide = meta_model(inputs)
+    chosen = list(winner.chosen)
+    loss = float(probe_losses(inputs, chosen, rows).mean())
+    left = trials
+    while left > 0:
+        before = loss
+        for position in torch.randperm(len(chosen), generator=generator).tolist():
+            rest = chosen[:position] + chosen[position + 1 :]
+            allowed = inputs.candidate_labels == inputs.candidate_labels[chosen[position]]
+            if diversity is not None:
+                allowed &= diversity.allowed(rest)
+            allowed[chosen] = False
+            gains = guide.gains(rest).masked_fill(~allowed, -torch.inf)
+            best = gains.topk(min(shortlist, len(gains), left))
+            for gain, candidate in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+                if gain == -math.inf:
+                    break
+                left -= 1
+                proposal = [*chosen[:position], candidate, *chosen[position + 1 :]]
+                new = float(probe_losses(inputs, proposal, rows).mean())
+                if new < loss - TIE:
+                    chosen, loss = proposal, new
+            if left <= 0:
+                break
+        if loss >= before - TIE:
+            break
+    return replace(winner, chosen=chosen)
+
+
+def least(one: Judged) -> float:
+    return one.loss
 
 
 def decide(judged: Sequence[Judged]) -> Judged:
     """The set of least loss; the first, unless that beats it by more than one standard error of the difference."""
-    best = min(judged, key=lambda one: one.loss)
+    best = min(judged, key=least)
     difference = judged[0].losses - best.losses
     error = float(difference.std()) / math.sqrt(len(difference)) if len(difference) > 1 else 0.0
     return best if float(difference.mean()) > error else judged[0]
@@ -164,40 +207,36 @@ def halve(finalists: Sequence[Judged], rollout: Rollout, *, runs: int, first_see
 
 def portfolio(
     inputs: ObjectiveInputs,
-    budgets: Sequence[int],
-    dev: Dev,
+    dev: Rows,
     members: Sequence[Member],
+    choose: Choose,
     *,
-    swap_passes: int = 3,
-    min_distance: float = 0.0,
     previous: Sequence[int] = (),
+    diversity: Diversity | None = None,
+    trials: int = 0,
     finalists: int = 1,
     rollout: Rollout | None = None,
     runs: int = 16,
-    first_seed: int = 0,
+    seed: int = 0,
 ) -> tuple[Judged, list[Judged]]:
-    """Ask every member for a set, judge all on dev, return the winner and all that was judged by probes.
+    """Ask every member for a set, judge all on dev, return the winner and everything that probes judged.
 
-    :param previous: an earlier choice; it is one of the sets judged, so that over rounds the dev loss never rises.
+    :param previous: an earlier choice; it is one of the sets judged, so that over rounds the loss on dev never rises.
+    :param trials: probes that ``refine`` may train to improve the best set; the result is one more set to judge.
     :param finalists: with more than 1, the best by probes are judged by ``rollout``, ``runs`` times in all at most.
     """
-    sets = list(propose(members, inputs, budgets, swap_passes=swap_passes, min_distance=min_distance, previous=previous))
+    sets = list(propose(members, inputs, choose, previous))
     if previous:
         sets.append(("choice of the round before", Selection(list(previous), None)))
-    judged = [
-        Judged(name, selection, _probe(inputs, selection.chosen, dev), 0)
-        for name, selection in sets
-    ]  # fmt: skip
-    winner = decide(judged)
+    judged = [Judged(name, one, probe_losses(inputs, one.chosen, dev), 0) for name, one in sets]
+    winner = min(judged, key=least)
+    if trials:
+        refined = refine(winner.selection, inputs, diversity, trials=trials, seed=seed)
+        judged.append(Judged(f"{winner.name}, refined", refined, probe_losses(inputs, refined.chosen, dev), 0))
+        winner = min(winner, judged[-1], key=least)
     if finalists > 1 and rollout is not None:
-        ranked = sorted((one for one in judged if one is not winner), key=lambda one: one.loss)
-        unique = {tuple(sorted(one.selection.chosen)): one for one in [*reversed(ranked), winner]}
-        best = [winner, *(one for one in ranked if unique[tuple(sorted(one.selection.chosen))] is one)][:finalists]
-        if len(best) > 1:
-            winner = decide(halve(best, rollout, runs=runs, first_seed=first_seed))
+        different = {frozenset(one.selection.chosen): one for one in [*judged, winner]}
+        others = sorted((one for one in different.values() if one is not winner), key=least)
+        if others:
+            winner = decide(halve([winner, *others[: finalists - 1]], rollout, runs=runs, first_seed=seed))
     return winner, judged
-
-
-def _probe(inputs: ObjectiveInputs, chosen: Sequence[int], dev: Dev) -> Tensor:
-    rows = list(chosen)
-    return probe_losses(inputs.candidate_embeddings[rows], inputs.candidate_labels[rows], dev, inputs.num_classes)
