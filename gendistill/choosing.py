@@ -27,9 +27,12 @@ def check_names(config: Config) -> None:
         raise ConfigError(f"selection.method: no method {config.selection.method!r}; there are {', '.join(METHODS)}")
 
 
-def choose(config: Config, inputs: ObjectiveInputs, previous: Sequence[int] = ()) -> tuple[Objective, Selection]:
-    """The configured choice of ``config.per_class`` candidates a class, and the objective that it was made by.
+def choose(
+    config: Config, inputs: ObjectiveInputs, budgets: Sequence[int], previous: Sequence[int] = ()
+) -> tuple[Objective, Selection]:
+    """The configured choice of candidates, and the objective that it was made by.
 
+    :param budgets: how many of each class.
     :param previous: an earlier choice, as indices into the present candidates.
     """
     objective = build_objective(config.objective.weights, inputs)
@@ -39,10 +42,13 @@ def choose(config: Config, inputs: ObjectiveInputs, previous: Sequence[int] = ()
             objective,
             inputs.candidate_embeddings,
             inputs.candidate_labels,
-            [config.per_class] * inputs.num_classes,
+            budgets,
             seed=config.seed,
             swap_passes=config.selection.swap_passes,
+            swap_trials=config.selection.swap_trials,
             min_distance=config.selection.min_distance,
+            features=inputs.candidate_features[-1] if inputs.candidate_features else None,
+            min_gradient_distance=config.selection.min_gradient_distance,
             previous=previous,
             inputs=inputs,
         )

@@ -135,7 +135,7 @@ class _Run:
         rounds: list[Round] = []
         selection: Selection | None = None
         for number in range(1, self.config.rounds + MAX_TOP_UPS + 1):
-            counts = requests_per_class(self.config, number, self._kept_per_class(), self.asked)
+            counts = requests_per_class(self.config, number, real.budgets, self._kept_per_class(), self.asked)
             if not any(counts):
                 break
             chosen = self._chosen(selection)
@@ -145,7 +145,7 @@ class _Run:
             self._must_have_every_class(number)
             inputs = objective_inputs(self.config, real, self.pool.labels, self.pool.embeddings, self.pool.features)
             with self.reporter.track(f"choose {number}", 1) as advance:
-                objective, selection = choose(self.config, inputs, selection.chosen if selection else ())
+                objective, selection = choose(self.config, inputs, real.budgets, selection.chosen if selection else ())
                 advance(1)
             loss = objective.loss(selection.chosen)
             rounds.append(
@@ -157,8 +157,8 @@ class _Run:
                 f"pool {len(self.pool.candidates)}, objective {loss:.4f}"
             )
         assert selection is not None  # the first round always asks
-        for name, kept in zip(self.real.label_names, self._kept_per_class(), strict=True):
-            if kept < self.config.per_class:
+        for name, kept, budget in zip(self.real.label_names, self._kept_per_class(), real.budgets, strict=True):
+            if kept < budget:
                 self.reporter.say(f"class {name!r}: only {kept} candidates passed the filters, fewer than the budget")
         soft = self._soft_labels(selection)
         rows = self._rows(selection, objective, soft)

@@ -51,6 +51,7 @@ class Scored:
     given: list[Given]  # all rows, in their order
     verdicts: list[Rejection | None]  # one a row; None: it passed
     scores: list[dict[str, Any]]  # one a row: teacher_probability, real_similarity, gain_alone, terms; or fewer
+    budgets: list[int]  # texts to choose of each class
     kept: list[int]  # rows that passed; candidate i of ``inputs`` is row ``kept[i]``
     inputs: ObjectiveInputs
     report: FilterReport
@@ -115,7 +116,7 @@ def score_candidates(candidates: Path | Literal["real"], config: Config, *, repo
 def select_candidates(
     candidates: Path | Literal["real"], config: Config, *, reporter: Reporter | None = None
 ) -> Chosen:
-    """Choose ``config.per_class`` candidates a class as a run does; all there are where a class has fewer.
+    """Choose as a run does: ``config.per_class`` a class (see ``selection.budget``), all there are where there are fewer.
 
     Arguments and errors as in ``score_candidates``; also a DataError if candidates of one class only pass.
     """
@@ -130,14 +131,14 @@ def select_candidates(
             "see why with gendistill score"
         )
     notes = [
-        f"class {name!r}: {count} candidates for a budget of {config.per_class}, all of them chosen"
+        f"class {name!r}: {count} candidates for a budget of {budget}, all of them chosen"
         if count
         else f"class {name!r}: no candidate passes, so students will not know it; see why with gendistill score"
-        for name, count in zip(names, counts, strict=True)
-        if count < config.per_class
+        for name, count, budget in zip(names, counts, scored.budgets, strict=True)
+        if count < budget
     ]
     with reporter.track("choose", 1) as advance:
-        objective, selection = choose(config, scored.inputs)
+        objective, selection = choose(config, scored.inputs, scored.budgets)
         advance(1)
     notes += [
         f"class {names[label]!r}: two chosen texts are {distance:.3f} apart, less than the least distance asked for"
@@ -221,7 +222,7 @@ def _filtered(candidates: Path | Literal["real"], config: Config, reporter: Repo
     inputs = objective_inputs(config, side, labels, result.embeddings, result.features)
     reporter.say(f"{len(result.kept):,} of {len(given):,} candidates pass; turned away: {report.summary()}")
     scores: list[dict[str, Any]] = [dict(values) for values in result.scores]
-    return Scored(name, real, given, result.verdicts, scores, result.kept, inputs, report, accuracy)
+    return Scored(name, real, given, result.verdicts, scores, side.budgets, result.kept, inputs, report, accuracy)
 
 
 def _from_real(config: Config, side: RealSide) -> tuple[str, list[Given], list[Rejection | None]]:

@@ -157,6 +157,22 @@ def test_a_budget_above_the_candidates_takes_all_and_says_so(candidates: Path, c
     assert "for a budget of 25, all of them chosen" in result.notes[0]
 
 
+def test_proportional_budgets_and_gradient_distances_reach_the_choice(
+    candidates: Path, config: Config, chosen: Chosen, tmp_path: Path
+) -> None:
+    rows = tiny_rows(40, 3)
+    uneven = config.model_copy(deep=True)
+    few = [row for i, row in enumerate(rows) if row["label"] != "food" or i % 9 == 2]
+    uneven.data.dataset = str(write_jsonl(tmp_path / "uneven.jsonl", few))
+    uneven.selection.budget = "proportional"
+    labels = [row["label_name"] for row in select_candidates(candidates, uneven).rows]
+    assert len(labels) == 12 and labels.count("food") < 3 < labels.count("sport")
+
+    apart = config.model_copy(deep=True)
+    apart.selection.min_gradient_distance = 0.5
+    assert [row["id"] for row in select_candidates(candidates, apart).rows] != [row["id"] for row in chosen.rows]
+
+
 def test_a_class_without_a_candidate_is_said(candidates: Path, tmp_path: Path, config: Config) -> None:
     rows = [json.loads(line) for line in candidates.read_text(encoding="utf-8").splitlines()][:30]
     two = write_jsonl(tmp_path / "c.jsonl", [row for row in rows if row["label"] != "music"])
