@@ -116,7 +116,7 @@ def score_candidates(candidates: Path | Literal["real"], config: Config, *, repo
 def select_candidates(
     candidates: Path | Literal["real"], config: Config, *, reporter: Reporter | None = None
 ) -> Chosen:
-    """Choose as a run does: ``config.per_class`` a class (see ``selection.budget``), all there are where there are fewer.
+    """Choose as a run does: ``config.per_class`` a class (see ``selection.budget``), or all there are if fewer.
 
     Arguments and errors as in ``score_candidates``; also a DataError if candidates of one class only pass.
     """
