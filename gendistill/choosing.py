@@ -13,7 +13,7 @@ from gendistill.config import Config
 from gendistill.errors import ConfigError
 from gendistill.examples import Example
 from gendistill.objectives import OBJECTIVES, Objective, ObjectiveInputs, build_objective
-from gendistill.selection import METHODS, Selection, class_budgets, select
+from gendistill.selection import METHODS, Selection, select
 from gendistill.selection.diversity import Diversity
 from gendistill.selection.portfolio import Judged, Member, Rollout, Rows, default_members, portfolio
 from gendistill.students import build_student
@@ -96,15 +96,20 @@ class Choice:
 
 
 def choose(
-    config: Config, inputs: ObjectiveInputs, previous: Sequence[int] = (), *, held: Held, finals: bool = True
+    config: Config,
+    inputs: ObjectiveInputs,
+    budgets: Sequence[int],
+    previous: Sequence[int] = (),
+    *,
+    held: Held,
+    finals: bool = True,
 ) -> Choice:
-    """The configured choice of ``config.per_class`` candidates a class.
+    """The configured choice of candidates.
 
+    :param budgets: how many of each class.
     :param previous: an earlier choice, as indices into the present candidates.
     :param finals: whether finalists of a portfolio may be trained on, which is what takes time.
     """
-    counts = torch.bincount(inputs.real_labels, minlength=inputs.num_classes).tolist()
-    budgets = class_budgets(counts, config.per_class, config.selection.budget)
     objective = build_objective(config.objective.weights, inputs, config.objective.combine)
     with one_thread():
         if config.selection.method != PORTFOLIO:

@@ -13,6 +13,7 @@ from gendistill.config import Config
 from gendistill.evaluate import stratified_sample
 from gendistill.examples import Example, by_class
 from gendistill.objectives import ObjectiveInputs
+from gendistill.selection import class_budgets
 from gendistill.students.base import Features, Segment
 from gendistill.teacher import Teacher
 
@@ -30,6 +31,7 @@ class RealSide:
     target_features: list[Features]  # of those k, one a checkpoint
     segments: tuple[Segment, ...]  # of the teacher's training; none where no objective asks for them
     num_classes: int
+    budgets: list[int]  # texts to choose of each class
 
 
 def real_side(config: Config, train: Sequence[Example], num_classes: int, teacher: Teacher) -> RealSide:
@@ -42,8 +44,12 @@ def real_side(config: Config, train: Sequence[Example], num_classes: int, teache
     targets = target_rows(rows, num_classes, config.objective.target_rows_per_class, config.seed)
     _, features = teacher.features("target", [rows[row] for row in targets])
     labels = torch.tensor([row.label for row in rows], dtype=torch.int64)
+    counts = [len(members) for members in by_class(train, num_classes)]
+    budgets = class_budgets(counts, config.per_class, config.selection.budget)
     asked = any(weight > 0 and name in NEED_SEGMENTS for name, weight in config.objective.weights.items())
-    return RealSide(rows, labels, embeddings, targets, features, teacher.segments() if asked else (), num_classes)
+    return RealSide(
+        rows, labels, embeddings, targets, features, teacher.segments() if asked else (), num_classes, budgets
+    )
 
 
 def target_rows(examples: Sequence[Example], num_classes: int, limit: int, seed: int) -> list[int]:

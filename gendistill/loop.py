@@ -136,7 +136,7 @@ class _Run:
         rounds: list[Round] = []
         choice: Choice | None = None
         for number in range(1, self.config.rounds + MAX_TOP_UPS + 1):
-            counts = requests_per_class(self.config, number, self._kept_per_class(), self.asked)
+            counts = requests_per_class(self.config, number, real.budgets, self._kept_per_class(), self.asked)
             if not any(counts):
                 break
             chosen = self._chosen(choice)
@@ -149,7 +149,7 @@ class _Run:
                 held = held_out(self.config, self.real.dev, dev_embeddings, self.pool.examples, self.num_classes)
                 last = number >= self.config.rounds
                 before = choice.selection.chosen if choice else ()
-                choice = choose(self.config, inputs, before, held=held, finals=last)
+                choice = choose(self.config, inputs, real.budgets, before, held=held, finals=last)
                 advance(1)
             relaxed = dict(choice.selection.relaxed)
             rounds.append(Round(number, len(planned), replies, kept, len(self.pool.candidates), choice.loss, relaxed))
@@ -162,8 +162,8 @@ class _Run:
                 self.reporter.say(line)
         assert choice is not None  # the first round always asks
         selection = choice.selection
-        for name, kept in zip(self.real.label_names, self._kept_per_class(), strict=True):
-            if kept < self.config.per_class:
+        for name, kept, budget in zip(self.real.label_names, self._kept_per_class(), real.budgets, strict=True):
+            if kept < budget:
                 self.reporter.say(f"class {name!r}: only {kept} candidates passed the filters, fewer than the budget")
         soft = self._soft_labels(selection)
         rows = self._rows(selection, choice.objective, soft)

@@ -42,21 +42,23 @@ class Chosen:
     embeddings: np.ndarray  # (k, d) float32, rows of length 1
 
 
-def requests_per_class(config: Config, round: int, kept: Sequence[int], asked: Sequence[int]) -> list[int]:
+def requests_per_class(
+    config: Config, round: int, budgets: Sequence[int], kept: Sequence[int], asked: Sequence[int]
+) -> list[int]:
     """How many candidates to ask for of each class.
 
     Rounds up to ``config.rounds`` share ``candidates_per_class`` evenly; a later one (a top-up) asks only for classes
-    that have fewer than ``per_class`` in the pool, in proportion to how many of theirs were turned away so far.
+    that have fewer than their budget in the pool, in proportion to how many of theirs were turned away so far.
     """
     if round <= config.rounds:
         total, rounds = config.generator.candidates_per_class, config.rounds
         share = total * round // rounds - total * (round - 1) // rounds
         return [share] * len(kept)
     counts = []
-    for have, tried in zip(kept, asked, strict=True):
-        short = config.per_class - have
+    for budget, have, tried in zip(budgets, kept, asked, strict=True):
+        short = budget - have
         needed = math.ceil(short * max(tried, 1) / max(have, 1))
-        counts.append(0 if short <= 0 else min(max(needed, short), TOP_UP_FACTOR * config.per_class))
+        counts.append(0 if short <= 0 else min(max(needed, short), TOP_UP_FACTOR * budget))
     return counts
 
 

@@ -51,6 +51,7 @@ class Scored:
     given: list[Given]  # all rows, in their order
     verdicts: list[Rejection | None]  # one a row; None: it passed
     scores: list[dict[str, Any]]  # one a row: teacher_probability, real_similarity, gain_alone, terms; or fewer
+    budgets: list[int]  # texts to choose of each class
     kept: list[int]  # rows that passed; candidate i of ``inputs`` is row ``kept[i]``
     inputs: ObjectiveInputs
     held: Held
@@ -85,7 +86,7 @@ class Chosen:
     """What ``select_candidates`` chose."""
 
     rows: list[dict[str, Any]]  # as distilled.jsonl has them
-    loss: float  # of the weighted objective, in units of what choosing nothing costs
+    loss: float  # of the weighted objective, in units of what choosing nothing costs; a portfolio's on held-out rows
     scored: Scored
     notes: list[str] = field(default_factory=list)  # what a user should know: budgets not filled, distances relaxed
 
@@ -116,7 +117,7 @@ def score_candidates(candidates: Path | Literal["real"], config: Config, *, repo
 def select_candidates(
     candidates: Path | Literal["real"], config: Config, *, reporter: Reporter | None = None
 ) -> Chosen:
-    """Choose ``config.per_class`` candidates a class as a run does; all there are where a class has fewer.
+    """Choose as a run does: ``config.per_class`` a class (see ``selection.budget``), or all there are if fewer.
 
     Arguments and errors as in ``score_candidates``; also a DataError if candidates of one class only pass.
     """
@@ -131,17 +132,18 @@ def select_candidates(
             "see why with gendistill score"
         )
     notes = [
-        f"class {name!r}: {count} candidates for a budget of {config.per_class}, all of them chosen"
+        f"class {name!r}: {count} candidates for a budget of {budget}, all of them chosen"
         if count
         else f"class {name!r}: no candidate passes, so students will not know it; see why with gendistill score"
-        for name, count in zip(names, counts, strict=True)
-        if count < config.per_class
+        for name, count, budget in zip(names, counts, scored.budgets, strict=True)
+        if count < budget
     ]
     with reporter.track("choose", 1) as advance:
-        choice = choose(config, scored.inputs, held=scored.held)
+        choice = choose(config, scored.inputs, scored.budgets, held=scored.held)
         advance(1)
     selection, objective = choice.selection, choice.objective
-    notes += choice.lines()
+    for line in choice.lines():
+        reporter.say(line)
     notes += [
         f"class {names[label]!r}: two chosen texts are {distance:.3f} apart, less than the least distance asked for"
         for label, distance in sorted(selection.relaxed.items())
@@ -164,7 +166,7 @@ def select_candidates(
                 "provenance": _provenance(given, scored.name),
             }
         )
-    return Chosen(rows, objective.loss(selection.chosen), scored, notes)
+    return Chosen(rows, choice.loss, scored, notes)
 
 
 def _provenance(given: Given, name: str) -> dict[str, Any]:
@@ -226,7 +228,7 @@ def _filtered(candidates: Path | Literal["real"], config: Config, reporter: Repo
     held = held_out(config, real.dev, teacher.embeddings("dev", real.dev), kept, len(real.label_names))
     reporter.say(f"{len(result.kept):,} of {len(given):,} candidates pass; turned away: {report.summary()}")
     scores: list[dict[str, Any]] = [dict(values) for values in result.scores]
-    return Scored(name, real, given, result.verdicts, scores, result.kept, inputs, held, report, accuracy)
+    return Scored(name, real, given, result.verdicts, scores, side.budgets, result.kept, inputs, held, report, accuracy)
 
 
 def _from_real(config: Config, side: RealSide) -> tuple[str, list[Given], list[Rejection | None]]:
