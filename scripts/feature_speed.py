@@ -39,7 +39,7 @@ class Bench:
         self.gradients = self.student.gradients
         self.encoded = self.student._encode(self.rows)
         self.labels = torch.tensor([row.label for row in self.rows])
-        self.batches = list(alike(self.encoded))
+        self.batches = list(alike(self.encoded, self.student.batch_tokens))
         in_order = [row for batch in self.batches for row in batch]
         self.singles = [[row] for row in in_order[:: max(1, len(in_order) // loop_rows)]]
 

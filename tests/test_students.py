@@ -13,7 +13,7 @@ from gendistill.errors import ConfigError, DataError, ModelError
 from gendistill.examples import Example
 from gendistill.students import STUDENTS, build_student
 from gendistill.students.base import Student
-from gendistill.students.encoder import EncoderStudent
+from gendistill.students.encoder import EncoderStudent, alike
 from gendistill.students.linear import SKETCH_DIMS, StaticStudent, TfidfStudent
 from gendistill.students.probe import fit_probe
 from gendistill.students.segments import segments
@@ -64,6 +64,17 @@ def test_features_do_not_depend_on_order_or_company(student: EncoderStudent) -> 
     alone = student.features(test[:1])
     assert torch.allclose(alone.hidden, all_at_once.hidden[:1], atol=1e-5)
     assert torch.allclose(all_at_once.probabilities.sum(1), torch.ones(len(test)))
+
+
+def test_batches_hold_rows_of_like_length_within_their_tokens() -> None:
+    lengths = [7, 3, 40, 3, 12, 5, 90, 8, 3]
+    encoded = [[row] * length for row, length in enumerate(lengths)]
+    told: list[tuple[int, int]] = []
+    batches = list(alike(encoded, 24, lambda done, total: told.append((done, total))))
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+    assert [[lengths[row] for row in batch] for batch in batches] == [[3, 3, 3, 5], [7, 8], [12], [40], [90]]
+    assert told == [(4, 9), (6, 9), (7, 9), (8, 9), (9, 9)]
+    assert list(alike([], 24)) == []
 
 
 def test_the_first_checkpoint_is_the_start_and_the_last_the_trained_student(student: EncoderStudent) -> None:
