@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gendistill.errors import ConfigError
-from gendistill.objectives.linear import chunks, products, with_constant
+from gendistill.objectives.linear import chunks, each_chunk, products, with_constant
 
 FITS_KEPT = 8  # solved systems remembered: the classes of one call ask for the same few
 
@@ -102,11 +102,14 @@ class KernelRidge:
         rows = torch.nonzero(self._labels == c).flatten()
         classes = len(self._one_hot)
         values = torch.empty(2 + 2 * classes, len(rows), dtype=torch.float64)
-        for place, part in chunks(self._candidates, rows):
+
+        def fill(place: slice, part: Tensor) -> None:
             x = with_constant(part)
             values[0, place] = x.square().sum(1)
             values[1, place] = (x @ self._moment * x).sum(1)
             values[2 + classes :, place] = -(x @ self._cross).T
+
+        each_chunk(self._candidates, fill, rows)
         values[2 : 2 + classes] = self._one_hot[c][:, None]
         empty = _State(frozenset(), values)
         return _Class(rows, empty, empty, empty)
