@@ -155,9 +155,9 @@ def main() -> None:
         print(json.dumps(measure(options.one, options.per_class, options.seed, options.min_distance, options.passes)))
     else:
         print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
-        print(
-            "| candidates | build s | greedy s | swap s | total s | CPU s | us a candidate | peak GB | swaps | loss |"
-        )
+        columns = ["candidates", "build s", "greedy s", "swap s", "total s", "CPU s", "us a candidate", "peak GB"]
+        columns += ["swaps", "loss"]
+        print("|", " | ".join(columns), "|")
         print("|---" * len(columns) + "|")
         for size in options.sizes:
             done = subprocess.run(

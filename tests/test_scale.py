@@ -39,6 +39,22 @@ def test_candidates_of_one_class_cost_and_need_no_others():
         objective.gains([1, 2, 3], rows[:1])
 
 
+def test_hints_right_or_wrong_change_no_choice(monkeypatch):
+    inputs = script.make_inputs(600, seed=3, dims=24, real_rows=80)
+    plain = build_objective({"meta_model": 1.0}, inputs)
+    order = greedy(plain, inputs.candidate_labels, [5] * 4)
+    expected = swap(plain, order[::-1], inputs.candidate_labels)
+    monkeypatch.setattr("gendistill.objectives.kernel_ridge.EXPECT_ROWS", 0)
+    hinted = build_objective({"meta_model": 1.0}, inputs)
+    rows = torch.nonzero(inputs.candidate_labels == 1).flatten()
+    hinted.expect(order[:3], [order[:4], order[1:3]])
+    hinted.expect([7], [[7, 9], []], rows)
+    torch.testing.assert_close(hinted.gains(order[:4]), plain.gains(order[:4]), rtol=0, atol=1e-12)
+    assert greedy(hinted, inputs.candidate_labels, [5] * 4) == order
+    result = swap(hinted, order[::-1], inputs.candidate_labels)
+    assert result.chosen == expected.chosen and result.swaps == expected.swaps > 0
+
+
 def test_threads_share_the_rows_and_change_no_bit():
     generator = torch.Generator().manual_seed(0)
     features, matrix = torch.randn(50_000, 8, generator=generator), torch.randn(3, 9, generator=generator).double()
