@@ -134,7 +134,7 @@ class ObjectiveConfig(Section):
         default_factory=lambda: {"meta_model": 1.0}, description="objective name -> weight"
     )
     ridge: float | list[float] = Field(
-        1.0, description="regularisation of the meta-model's kernel ridge regression; of several, the mean loss"
+        0.3, description="regularisation of the meta-model's kernel ridge regression; of several, the mean loss"
     )
     combine: Literal["mean", "worst"] = Field("mean", description="what counts where several students are chosen for")
     target_rows_per_class: int = Field(

@@ -128,12 +128,13 @@ def test_remote_code_runs_only_by_its_flag() -> None:
 
 
 def test_help_names_every_method(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from gendistill.choosing import PORTFOLIO
     from gendistill.selection import METHODS
 
     for command in ("generate", "select"):
         assert run(monkeypatch, command, "--help") == 0
         told = capsys.readouterr().out.replace("\n", " ")
-        assert all(name in " ".join(told.split()).replace("- ", "-") for name in METHODS)
+        assert all(name in " ".join(told.split()).replace("- ", "-") for name in (PORTFOLIO, *METHODS))
 
 
 def test_score_then_select_then_evaluate_with_soft_labels(

@@ -170,7 +170,7 @@ def test_finalists_are_decided_by_real_runs(inputs: ObjectiveInputs, dev: Rows) 
 
     def rollout(chosen: Sequence[int], seed: int) -> Tensor:
         good = set(chosen) == set(worst.selection.chosen)
-        return torch.full((6,), 0.1 if good else 0.4, dtype=torch.float64)
+        return torch.full((90,), 0.1 if good else 0.4, dtype=torch.float64)
 
     winner, _ = portfolio(inputs, dev, members, choose, finalists=3, rollout=rollout, runs=9)
     assert winner.name == worst.name and winner.runs > 0

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from gendistill.objectives import build_objective
+from gendistill.objectives.linear import coarse_threads, products
 from gendistill.selection import greedy, swap
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "selection_scale.py"
@@ -36,3 +37,40 @@ def test_candidates_of_one_class_cost_and_need_no_others():
     for rows in (torch.arange(400), torch.nonzero(inputs.candidate_labels == 2).flatten(), torch.tensor([0, 5, 399])):
         torch.testing.assert_close(objective.gains(chosen, rows), fresh.gains(chosen)[rows], rtol=0, atol=1e-12)
         objective.gains([1, 2, 3], rows[:1])
+
+
+def test_hints_right_or_wrong_change_no_choice(monkeypatch):
+    inputs = script.make_inputs(600, seed=3, dims=24, real_rows=80)
+    plain = build_objective({"meta_model": 1.0}, inputs)
+    order = greedy(plain, inputs.candidate_labels, [5] * 4)
+    expected = swap(plain, order[::-1], inputs.candidate_labels)
+    monkeypatch.setattr("gendistill.objectives.kernel_ridge.EXPECT_ROWS", 0)
+    hinted = build_objective({"meta_model": 1.0}, inputs)
+    rows = torch.nonzero(inputs.candidate_labels == 1).flatten()
+    hinted.expect(order[:3], [order[:4], order[1:3]])
+    hinted.expect([7], [[7, 9], []], rows)
+    torch.testing.assert_close(hinted.gains(order[:4]), plain.gains(order[:4]), rtol=0, atol=1e-12)
+    assert greedy(hinted, inputs.candidate_labels, [5] * 4) == order
+    result = swap(hinted, order[::-1], inputs.candidate_labels)
+    assert result.chosen == expected.chosen and result.swaps == expected.swaps > 0
+
+
+def test_threads_share_the_rows_and_change_no_bit():
+    generator = torch.Generator().manual_seed(0)
+    features, matrix = torch.randn(50_000, 8, generator=generator), torch.randn(3, 9, generator=generator).double()
+    some = torch.nonzero(torch.rand(50_000, generator=generator) < 0.9).flatten()
+    threads = torch.get_num_threads()
+    try:
+        for rows in (None, some, torch.arange(100, 49_000)):
+            torch.set_num_threads(1)
+            alone = products(features, matrix, rows)
+            torch.set_num_threads(3)
+            with coarse_threads():
+                assert torch.get_num_threads() == 1
+                assert torch.equal(products(features, matrix, rows), alone)
+            assert torch.get_num_threads() == 3
+            wide = torch.nn.functional.pad(features.double(), (0, 1), value=1.0)
+            expected = matrix @ (wide if rows is None else wide[rows]).T
+            torch.testing.assert_close(alone, expected, rtol=0, atol=1e-12)
+    finally:
+        torch.set_num_threads(threads)

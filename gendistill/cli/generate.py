@@ -42,6 +42,7 @@ def generate(
     student: options.Student = None,
     method: options.Method = None,
     objective: options.Objective = None,
+    finalists: options.Finalists = None,
     labels: options.Labels = None,
     eval_seeds: Annotated[int | None, typer.Option(help="Students per row of the final table; 0 for none. [default: 3]", min=0)] = None,
     seed: options.Seed = None,
@@ -56,7 +57,7 @@ def generate(
     from rich.console import Console
 
     flags = data_flags(dataset, subset, split, test, text_column, label_column, label_names)
-    flags |= choice_flags(per_class, method, objective, labels)
+    flags |= choice_flags(per_class, method, objective, finalists, labels)
     flags |= {
         "data.description": description,
         "out": None if out is None else str(out),

@@ -39,11 +39,15 @@ PerClass = Annotated[int | None, typer.Option(help="Budget: texts per class. [de
 Method = Annotated[
     str | None,
     typer.Option(
-        help="greedy, or a baseline: random, herding, k-means-nearest, k-center, nearest-real, gradient-norm, "
-        "teacher-probability. [default: greedy]"
+        help="portfolio, greedy, or a baseline: random, herding, k-means-nearest, k-center, nearest-real, gradient-norm, "
+        "teacher-probability. [default: portfolio]"
     ),
 ]
-Objective = Annotated[str | None, typer.Option(help="Weights, e.g. meta_model=1,gradient=0.5.")]
+Objective = Annotated[str | None, typer.Option(help="Weights, e.g. meta_model=1,coverage=0.5. [default: meta_model=1]")]
+Finalists = Annotated[
+    int | None,
+    typer.Option(help="Sets that real training runs on held-out rows decide among; 1: probes do. [default: 1]", min=1),
+]
 Labels = Annotated[
     LabelKind | None,
     typer.Option(help="soft: rows carry the teacher's probabilities beside the label. [default: hard]"),
@@ -91,12 +95,17 @@ def data_flags(
 
 
 def choice_flags(
-    per_class: int | None, method: str | None, objective: str | None, labels: LabelKind | None
+    per_class: int | None,
+    method: str | None,
+    objective: str | None,
+    finalists: int | None,
+    labels: LabelKind | None,
 ) -> dict[str, Any]:
     return {
         "per_class": per_class,
         "selection.method": method,
         "objective.weights": objective_weights(objective),
+        "selection.finalists": finalists,
         "selection.labels": None if labels is None else labels.value,
     }
 

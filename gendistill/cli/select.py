@@ -27,6 +27,7 @@ def select(
     student: options.Student = None,
     method: options.Method = None,
     objective: options.Objective = None,
+    finalists: options.Finalists = None,
     labels: options.Labels = None,
     seed: options.Seed = None,
     settings: options.Set = None,
@@ -35,7 +36,7 @@ def select(
     from rich.console import Console
 
     flags = data_flags(dataset, subset, split, test, text_column, label_column, label_names)
-    flags |= choice_flags(per_class, method, objective, labels)
+    flags |= choice_flags(per_class, method, objective, finalists, labels)
     resolved = build_config(config, flags | {"student.model": student, "seed": seed}, settings)
     source = candidates_of(candidates, out)
     from gendistill.cli.quiet import quiet_libraries

@@ -13,7 +13,8 @@ class Objective(Protocol):
     """How badly a chosen set of candidates stands in for the real data.
 
     An objective whose gains never grow as the set grows may say so with ``submodular = True``; greedy selection then
-    evaluates few of them a step.
+    evaluates few of them a step. One that can prepare gains at several sets together may have
+    ``expect(chosen, ahead, rows)``, a hint that gains at ``chosen`` and the sets ``ahead`` may be asked for next.
     """
 
     name: str

@@ -29,6 +29,12 @@ class WeightedSum:
         total = sum(weight for weight, _ in parts)
         self._parts = [(weight / total, objective, objective.loss([])) for weight, objective in parts]
 
+    def expect(self, chosen: Sequence[int], ahead: Sequence[Sequence[int]], rows: Tensor | None = None) -> None:
+        """Tell the parts that take hints."""
+        for _, objective, _ in self._parts:
+            if hasattr(objective, "expect"):
+                objective.expect(chosen, ahead, rows)
+
     def loss(self, chosen: Sequence[int]) -> float:
         return sum(share * (objective.loss(chosen) / unit) for share, objective, unit in self._parts)
 

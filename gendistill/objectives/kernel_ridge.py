@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from gendistill.errors import ConfigError
-from gendistill.objectives.linear import chunks, products, with_constant
+from gendistill.objectives.linear import chunks, each_chunk, products, with_constant
 
-FITS_KEPT = 8  # solved systems remembered: the classes of one call ask for the same few
+Key = tuple[frozenset[int], int]  # of a step: the set without the index, and the index
+EXPECT_ROWS = 20_000  # candidates from which on hints are taken
+FITS_KEPT = 32  # solved systems remembered: the classes of one call ask for the same few
 
 
 class KernelRidge:
@@ -70,7 +72,7 @@ class KernelRidge:
         self._scale = float((weights * self._one_hot.square().sum(1)[real_labels]).sum())
         self._classes = [self._empty_class(c) for c in range(num_classes)]
         self._fits: dict[frozenset[int], _Fit] = {}
-        self._planned: tuple[frozenset[int], frozenset[int], list[_Step]] | None = None
+        self._step_cache: dict[tuple[Key, int], _Step] = {}
 
     def loss(self, chosen: Sequence[int]) -> float:
         coefficients = self._fit(frozenset(chosen)).coefficients
@@ -81,15 +83,12 @@ class KernelRidge:
         """As the protocol says; whole classes are computed: O(n_c D) for each class that ``rows`` has a part of."""
         target = frozenset(chosen)
         gains = torch.full((self.size,), -torch.inf, dtype=torch.float64)
-        parts = [1] * len(self._classes) if rows is None else torch.bincount(self._labels[rows]).tolist()
-        wanted = [own for own, part in zip(self._classes, parts, strict=False) if part]
+        wanted = self._wanted(rows)
         starts = [own.nearest(target) for own in wanted]
-        passed: Tensor | None = None
-        if len(wanted) == len(self._classes) and len({state.held for state in starts}) == 1:
-            # All classes make the same move, as in greedy: one pass over rows that lie side by side is the fastest.
-            passed = self._pass(starts[0].held, target)
-        for own, start in zip(wanted, starts, strict=True):
-            values = self._move(own, start, target, passed)
+        plans = [self._steps(start.held, target) for start in starts]
+        self._fetch(wanted, plans)
+        for own, start, steps in zip(wanted, starts, plans, strict=True):
+            values = self._move(own, start, target, steps)
             errors, slopes = values[2:].tensor_split(2)
             schur = values[0].clamp_min(0) + self.ridge
             on_real = values[1] * errors.square().sum(0) / schur
@@ -102,59 +101,110 @@ class KernelRidge:
         rows = torch.nonzero(self._labels == c).flatten()
         classes = len(self._one_hot)
         values = torch.empty(2 + 2 * classes, len(rows), dtype=torch.float64)
-        for place, part in chunks(self._candidates, rows):
+
+        def fill(place: slice, part: Tensor) -> None:
             x = with_constant(part)
             values[0, place] = x.square().sum(1)
             values[1, place] = (x @ self._moment * x).sum(1)
             values[2 + classes :, place] = -(x @ self._cross).T
+
+        each_chunk(self._candidates, fill, rows)
         values[2 : 2 + classes] = self._one_hot[c][:, None]
         empty = _State(frozenset(), values)
         return _Class(rows, empty, empty, empty)
 
-    def _move(self, own: _Class, start: _State, target: frozenset[int], passed: Tensor | None) -> Tensor:
+    def expect(self, chosen: Sequence[int], ahead: Sequence[Sequence[int]], rows: Tensor | None = None) -> None:
+        """A hint that gains at ``chosen`` and then at the sets ``ahead`` may be asked for, of the classes of ``rows``.
+
+        The products that they need are made in one pass, which costs little more for many sets than for one. Nothing
+        depends on whether the hint is right but the time. Of few candidates a pass costs less than the solves ahead.
+        """
+        if self.size < EXPECT_ROWS:
+            return
+        wanted = self._wanted(rows)
+        plans: list[list[_Step]] = []
+        for own in wanted:
+            own.columns = {}
+            known = [state.held for state in (own.current, own.anchor, own.empty)]
+            plan: list[_Step] = []
+            for target in map(frozenset, (chosen, *ahead)):
+                plan += self._steps(min(known, key=lambda held: len(held ^ target)), target)
+                known.append(target)
+            plans.append(plan)
+        self._fetch(wanted, plans)
+
+    def _wanted(self, rows: Tensor | None) -> list[_Class]:
+        if rows is None:
+            return self._classes
+        parts = torch.bincount(self._labels[rows]).tolist()
+        return [own for own, part in zip(self._classes, parts, strict=False) if part]
+
+    def _fetch(self, wanted: list[_Class], plans: list[list[_Step]]) -> None:
+        """See to it that each class has ``X r`` and ``X M S r`` of its steps; what it had and does not need may go."""
+        lacking = []
+        for own, steps in zip(wanted, plans, strict=True):
+            if any(step.key not in own.columns for step in steps):
+                own.columns = {}
+            lacking.append([step for step in steps if step.key not in own.columns])
+        keys = [[step.key for step in steps] for steps in lacking]
+        if len(wanted) == len(self._classes) and all(one == keys[0] for one in keys):
+            # All classes make the same move, as in greedy: one pass over rows that lie side by side is the fastest.
+            passed = self._pass(lacking[0], None)
+            for own in wanted:
+                own.columns |= {key: columns[:, own.rows] for key, columns in passed.items()}
+        else:
+            for own, steps in zip(wanted, lacking, strict=True):
+                own.columns |= self._pass(steps, own.rows)
+
+    def _pass(self, steps: list[_Step], rows: Tensor | None) -> dict[Key, Tensor]:
+        """(2, r) of each step, by one pass over the candidates."""
+        if not steps:
+            return {}
+        directions = torch.stack([direction for step in steps for direction in (step.residual, step.on_real)])
+        passed = products(self._candidates, directions, rows)
+        return {step.key: passed[2 * number : 2 * number + 2] for number, step in enumerate(steps)}
+
+    def _move(self, own: _Class, start: _State, target: frozenset[int], steps: list[_Step]) -> Tensor:
         """(2 + 2C, n_c): spread x^T M x, spread on real, errors and slopes of a class's candidates at ``target``.
 
         Moves there from the nearest state at hand. The one from before a removal stays as the anchor, so that trying
         to exchange each of the chosen in turn takes one step a trial.
-
-        :param passed: the products with all candidates, if they are known.
         """
         if start.held == target:
             return start.values
-        own_passed = self._pass(start.held, target, own.rows) if passed is None else passed[:, own.rows]
         added = len(target - start.held)
         values = start.values if start is own.current and start is not own.empty else start.values.clone()
-        for number, step in enumerate(self._steps(start.held, target)):
+        for number, step in enumerate(steps):
             if number == added and (added or start is not own.anchor):
                 own.anchor = _State(start.held | target, values)
                 values = values.clone()
-            step.apply(values, along=own_passed[2 * number], across=own_passed[2 * number + 1])
+            along, across = own.columns[step.key]
+            step.apply(values, along=along, across=across)
         own.current = _State(target, values)
         return values
 
-    def _pass(self, held: frozenset[int], target: frozenset[int], rows: Tensor | None = None) -> Tensor:
-        """(2 steps, r): ``X r`` and ``X M S r`` of every step from one set to the other."""
-        steps = self._steps(held, target)
-        if not steps:
-            return torch.empty(0, self.size, dtype=torch.float64)
-        return products(self._candidates, torch.stack([d for s in steps for d in (s.residual, s.on_real)]), rows)
-
     def _steps(self, held: frozenset[int], target: frozenset[int]) -> list[_Step]:
         """From one set to another: first the additions, then the removals, each in the order of the indices."""
-        if self._planned is None or self._planned[:2] != (held, target):
-            steps, now = [], held
-            for index in sorted(target - held):
-                steps.append(self._step(now, index, +1))
-                now |= {index}
-            for index in sorted(held - target):
-                now -= {index}
-                # Undoing an addition, from M without the row, is stable; dividing by ridge - x^T M x would not be.
-                steps.append(self._step(now, index, -1))
-            self._planned = (held, target, steps)
-        return self._planned[2]
+        steps, now = [], held
+        for index in sorted(target - held):
+            steps.append(self._step(now, index, +1))
+            now |= {index}
+        for index in sorted(held - target):
+            now -= {index}
+            # Undoing an addition, from M without the row, is stable; dividing by ridge - x^T M x would not be.
+            steps.append(self._step(now, index, -1))
+        return steps
 
     def _step(self, held: frozenset[int], index: int, sign: int) -> _Step:
         """The effect of adding ``index`` to ``held``, or (-1) of undoing that."""
+        known = ((held, index), sign)
+        if known not in self._step_cache:
+            if len(self._step_cache) >= FITS_KEPT:
+                del self._step_cache[next(iter(self._step_cache))]
+            self._step_cache[known] = self._solve_step(held, index, sign)
+        return self._step_cache[known]
+
+    def _solve_step(self, held: frozenset[int], index: int, sign: int) -> _Step:
         fit = self._fit(held)
         x = with_constant(self._candidates[[index]])[0]
         residual = fit.remaining(x)
@@ -164,7 +214,7 @@ class KernelRidge:
         error = (self._one_hot[self._labels[index]] - x @ fit.coefficients) / root
         curvature = residual @ moved
         slope = residual @ (self._moment @ fit.coefficients - self._cross) + curvature * error
-        return _Step(sign, residual, fit.remaining(moved), error, float(curvature), slope)
+        return _Step(sign, (held, index), residual, fit.remaining(moved), error, float(curvature), slope)
 
     def _fit(self, held: frozenset[int]) -> _Fit:
         if held not in self._fits:
@@ -204,6 +254,7 @@ class _Class:
     empty: _State
     current: _State
     anchor: _State
+    columns: dict[Key, Tensor] = field(default_factory=dict)  # (2, n_c) of steps from here, or to be expected
 
     def nearest(self, target: frozenset[int]) -> _State:
         """Of the states at hand, the one that the fewest steps lead from."""
@@ -215,6 +266,7 @@ class _Step:
     """A rank-one change: M' = M - r r^T and coefficients' = coefficients + r error^T, for sign +1."""
 
     sign: int
+    key: Key
     residual: Tensor  # (D,) r = M x / sqrt(ridge + x^T M x)
     on_real: Tensor  # (D,) M S r
     error: Tensor  # (C,) of the added row, over the same root

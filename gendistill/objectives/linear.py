@@ -2,12 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 CHUNK_ROWS = 512  # a chunk in float64 stays in a core's cache; the features themselves stay float32
+ROWS_PER_WORKER = 32 * CHUNK_ROWS  # fewer are not worth handing over
+
+_workers = 1
+
+
+@contextmanager
+def coarse_threads() -> Iterator[None]:
+    """Give torch's threads long runs of chunks each instead of a share of every small product.
+
+    Selection is thousands of small products: to split each costs more than it gains, and on a busy machine a product
+    waits for the slower half.
+    """
+    global _workers
+    threads = torch.get_num_threads()
+    before, _workers = _workers, threads
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        _workers = before
+
+
+def each_chunk(features: Tensor, work: Callable[[slice, Tensor], None], rows: Tensor | None = None) -> None:
+    """``work`` on all that ``chunks`` gives, in any order, by several threads within ``coarse_threads``.
+
+    The chunks are the same however many threads there are, so no bit of a result depends on that.
+    """
+    count = len(features) if rows is None else len(rows)
+    runs = min(_workers, count // ROWS_PER_WORKER)
+    if runs < 2:
+        for place, part in chunks(features, rows):
+            work(place, part)
+        return
+    length = -(-count // (runs * CHUNK_ROWS)) * CHUNK_ROWS
+
+    def run(begin: int) -> None:
+        end = min(begin + length, count)
+        some = chunks(features[begin:end]) if rows is None else chunks(features, rows[begin:end])
+        for place, part in some:
+            work(slice(begin + place.start, begin + place.stop), part)
+
+    with ThreadPoolExecutor(runs) as pool:
+        list(pool.map(run, range(0, count, length)))
 
 
 def chunks(features: Tensor, rows: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
@@ -42,8 +88,12 @@ def products(features: Tensor, matrix: Tensor, rows: Tensor | None = None) -> Te
     """
     width = features.shape[1]
     result = matrix.new_empty(len(matrix), len(features) if rows is None else len(rows))
-    for place, part in chunks(features, rows):
-        result[:, place] = matrix[:, :width] @ part.T
+    left = matrix[:, :width].contiguous()
+
+    def multiply(place: slice, part: Tensor) -> None:
+        result[:, place] = left @ part.T
+
+    each_chunk(features, multiply, rows)
     if matrix.shape[1] > width:
         result += matrix[:, width:]
     return result

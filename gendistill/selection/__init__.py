@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gendistill.errors import ConfigError
 from gendistill.objectives.base import Objective
+from gendistill.objectives.linear import coarse_threads
 from gendistill.selection.baselines import (
     ALL_BASELINES,
     BASELINES,
@@ -113,7 +114,8 @@ def select(
             result.relaxed_gradient = diversity.gradient_shortfalls(refined.chosen)
         return result
 
-    results = [refine(start) for start in ([(), previous] if previous else [()])]
+    with coarse_threads():
+        results = [refine(start) for start in ([(), previous] if previous else [()])]
     return min(results, key=lambda result: result.loss if result.loss is not None else float("inf"))
 
 
