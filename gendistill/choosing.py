@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -111,30 +110,29 @@ def choose(
     :param finals: whether finalists of a portfolio may be trained on, which is what takes time.
     """
     objective = build_objective(config.objective.weights, inputs, config.objective.combine)
-    with one_thread():
-        if config.selection.method != PORTFOLIO:
-            selection = _select(config, config.selection.method, objective, inputs, budgets, config.seed, previous)
-            return Choice(objective, selection)
+    if config.selection.method != PORTFOLIO:
+        selection = _select(config, config.selection.method, objective, inputs, budgets, config.seed, previous)
+        return Choice(objective, selection)
 
-        def member_choice(member: Member, part: ObjectiveInputs, earlier: Sequence[int]) -> Selection:
-            own = None
-            if member.method == "greedy":
-                own = build_objective(member.weights, replace(part, ridge=member.ridge), config.objective.combine)
-            return _select(config, member.method, own, part, budgets, member.seed, earlier)
+    def member_choice(member: Member, part: ObjectiveInputs, earlier: Sequence[int]) -> Selection:
+        own = None
+        if member.method == "greedy":
+            own = build_objective(member.weights, replace(part, ridge=member.ridge), config.objective.combine)
+        return _select(config, member.method, own, part, budgets, member.seed, earlier)
 
-        winner, judged = portfolio(
-            inputs,
-            held.rows,
-            default_members(config.objective.weights, config.objective.ridge, config.seed),
-            member_choice,
-            previous=previous,
-            diversity=_diversity(config, inputs),
-            trials=config.selection.probe_trials,
-            finalists=config.selection.finalists if finals else 1,
-            rollout=held.rollout,
-            runs=config.selection.rollout_runs,
-            seed=config.seed,
-        )
+    winner, judged = portfolio(
+        inputs,
+        held.rows,
+        default_members(config.objective.weights, config.objective.ridge, config.seed),
+        member_choice,
+        previous=previous,
+        diversity=_diversity(config, inputs),
+        trials=config.selection.probe_trials,
+        finalists=config.selection.finalists if finals else 1,
+        rollout=held.rollout,
+        runs=config.selection.rollout_runs,
+        seed=config.seed,
+    )
     return Choice(objective, winner.selection, winner, judged)
 
 
@@ -182,14 +180,3 @@ def gains_within(objective: Objective, chosen: Sequence[int]) -> list[float]:
     """What each chosen candidate adds to the others: the loss without it, less the loss of the whole set."""
     whole = objective.loss(chosen)
     return [objective.loss([other for other in chosen if other != index]) - whole for index in chosen]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Selection is thousands of small products: handing each to several threads costs more than it gains."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from gendistill.choosing import Held, check_names, choose, gains_within, held_out, one_thread
+from gendistill.choosing import Held, check_names, choose, gains_within, held_out
 from gendistill.config import Config
 from gendistill.data import RealData, load_real
 from gendistill.data.candidates import CandidateFile, read_candidates
@@ -21,6 +21,7 @@ from gendistill.examples import Example
 from gendistill.filters import FilterReport, Rejection, TextFilter
 from gendistill.inputs import RealSide, objective_inputs, real_side
 from gendistill.objectives import ObjectiveInputs, build_objective
+from gendistill.objectives.linear import coarse_threads
 from gendistill.pool import DECIMALS, judge
 from gendistill.progress import Reporter, Silent
 from gendistill.soft_labels import KEY, named, soften
@@ -101,7 +102,7 @@ def score_candidates(candidates: Path | Literal["real"], config: Config, *, repo
     """
     scored = _filtered(candidates, config, reporter or Silent())
     objective = build_objective(config.objective.weights, scored.inputs)
-    with one_thread():
+    with coarse_threads():
         alone = objective.gains([])
         terms = {
             name: build_objective({name: 1.0}, scored.inputs).gains([])

@@ -23,6 +23,9 @@ def coarse_threads() -> Iterator[None]:
     waits for the slower half.
     """
     global _workers
+    if _workers > 1:  # within another
+        yield
+        return
     threads = torch.get_num_threads()
     before, _workers = _workers, threads
     torch.set_num_threads(1)

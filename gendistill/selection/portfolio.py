@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gendistill.objectives import ObjectiveInputs
+from gendistill.objectives.linear import coarse_threads
 from gendistill.objectives.meta_model import meta_model
 from gendistill.selection import Selection
 from gendistill.selection.diversity import Diversity
@@ -225,15 +226,16 @@ def portfolio(
     :param trials: probes that ``refine`` may train to improve the best set; the result is one more set to judge.
     :param finalists: with more than 1, the best by probes are judged by ``rollout``, ``runs`` times in all at most.
     """
-    sets = list(propose(members, inputs, choose, previous))
-    if previous:
-        sets.append(("choice of the round before", Selection(list(previous), None)))
-    judged = [Judged(name, one, probe_losses(inputs, one.chosen, dev), 0) for name, one in sets]
-    winner = min(judged, key=least)
-    if trials:
-        refined = refine(winner.selection, inputs, diversity, trials=trials, seed=seed)
-        judged.append(Judged(f"{winner.name}, refined", refined, probe_losses(inputs, refined.chosen, dev), 0))
-        winner = min(winner, judged[-1], key=least)
+    with coarse_threads():
+        sets = list(propose(members, inputs, choose, previous))
+        if previous:
+            sets.append(("choice of the round before", Selection(list(previous), None)))
+        judged = [Judged(name, one, probe_losses(inputs, one.chosen, dev), 0) for name, one in sets]
+        winner = min(judged, key=least)
+        if trials:
+            refined = refine(winner.selection, inputs, diversity, trials=trials, seed=seed)
+            judged.append(Judged(f"{winner.name}, refined", refined, probe_losses(inputs, refined.chosen, dev), 0))
+            winner = min(winner, judged[-1], key=least)
     if finalists > 1 and rollout is not None:
         different = {frozenset(one.selection.chosen): one for one in [*judged, winner]}
         others = sorted((one for one in different.values() if one is not winner), key=least)
