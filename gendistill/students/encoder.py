@@ -28,7 +28,7 @@ from gendistill.students.probe import fit_probe, training_targets
 PARTS = 2  # of a training batch, on a CPU
 FEATURE_SCALE = 10.0  # unit-length features make a softmax head far too timid at ordinary learning rates
 # Tokens of a batch when nothing is trained. On a CPU what a layer writes should still be in the cache when the next one
-# reads it: 64 rows of 35 tokens took nearly twice the time of 16 rows.
+# reads it.
 BATCH_TOKENS = {"cpu": 512}
 ACCELERATOR_BATCH_TOKENS = 16_384
 FROZEN_KEPT = 50_000  # rows whose pretrained features are remembered: 77 MB at 384 dimensions
