@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -132,6 +133,17 @@ class KernelRidge:
                 known.append(target)
             plans.append(plan)
         self._fetch(wanted, plans)
+
+    def restricted(self, rows: Tensor) -> KernelRidge:
+        """The same objective over some of the candidates; rows (r,) int64 in rising order, index i being rows[i]."""
+        part = copy.copy(self)
+        part.size, part._candidates, part._labels = len(rows), self._candidates[rows], self._labels[rows]
+        part._classes, part._fits, part._step_cache = [], {}, {}
+        for c, own in enumerate(self._classes):
+            values = own.empty.values[:, torch.searchsorted(own.rows, rows[part._labels == c])]
+            empty = _State(frozenset(), values)
+            part._classes.append(_Class(torch.nonzero(part._labels == c).flatten(), empty, empty, empty))
+        return part
 
     def _wanted(self, rows: Tensor | None) -> list[_Class]:
         if rows is None:
