@@ -33,7 +33,8 @@ class KernelRidge:
     along M x. They are kept, and a changed set moves them by a rank-one step for each index added or removed, with the
     two products ``X r`` and ``X M S r``; a call makes one pass over the candidates, however many indices changed. M
     itself is solved anew for every step, so errors do not build up. Nothing of size n x n or n x m is formed, and the
-    candidates stay float32: 8 (2 + 2 C) bytes a candidate, at most three times, are all that is added to them.
+    candidates stay float32: 8 (2 + 2 C) bytes a candidate, at most three times, are added to them, and 16 for each step
+    at hand.
 
     :param candidates: (n, d) float32.
     :param labels: (n,) int64.
