@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import torch
@@ -45,6 +46,9 @@ def test_hints_right_or_wrong_change_no_choice(monkeypatch):
     order = greedy(plain, inputs.candidate_labels, [5] * 4)
     expected = swap(plain, order[::-1], inputs.candidate_labels)
     monkeypatch.setattr("gendistill.objectives.kernel_ridge.EXPECT_ROWS", 0)
+    module = sys.modules["gendistill.selection.greedy"]
+    monkeypatch.setattr(module, "FORESEE_FROM", 100)
+    monkeypatch.setattr(module, "FORESIGHT_ROWS", 2)  # so few that it errs
     hinted = build_objective({"meta_model": 1.0}, inputs)
     rows = torch.nonzero(inputs.candidate_labels == 1).flatten()
     hinted.expect(order[:3], [order[:4], order[1:3]])
@@ -53,6 +57,17 @@ def test_hints_right_or_wrong_change_no_choice(monkeypatch):
     assert greedy(hinted, inputs.candidate_labels, [5] * 4) == order
     result = swap(hinted, order[::-1], inputs.candidate_labels)
     assert result.chosen == expected.chosen and result.swaps == expected.swaps > 0
+
+
+def test_some_of_the_candidates_are_an_objective_of_their_own():
+    inputs = script.make_inputs(300, seed=4, dims=16, real_rows=60)
+    objective = build_objective({"meta_model": 1.0}, inputs)
+    rows = torch.arange(1, 300, 7)
+    objective.gains([1, 8])
+    part = objective.restricted(rows)
+    assert part.size == len(rows)
+    assert part.loss([0, 5]) == objective.loss(rows[[0, 5]].tolist())
+    torch.testing.assert_close(part.gains([0, 5]), objective.gains(rows[[0, 5]].tolist(), rows), rtol=0, atol=1e-12)
 
 
 def test_threads_share_the_rows_and_change_no_bit():

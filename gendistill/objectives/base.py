@@ -14,7 +14,8 @@ class Objective(Protocol):
 
     An objective whose gains never grow as the set grows may say so with ``submodular = True``; greedy selection then
     evaluates few of them a step. One that can prepare gains at several sets together may have
-    ``expect(chosen, ahead, rows)``, a hint that gains at ``chosen`` and the sets ``ahead`` may be asked for next.
+    ``expect(chosen, ahead, rows)``, a hint that gains at ``chosen`` and the sets ``ahead`` may be asked for next, and
+    ``restricted(rows)``, the same objective over a few candidates, among which greedy then foresees its next steps.
     """
 
     name: str

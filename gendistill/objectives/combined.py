@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +36,19 @@ class WeightedSum:
         for _, objective, _ in self._parts:
             if hasattr(objective, "expect"):
                 objective.expect(chosen, ahead, rows)
+
+    def restricted(self, rows: Tensor) -> WeightedSum | None:
+        """The same sum over some of the candidates, as ``KernelRidge.restricted``; None if a part cannot be."""
+        parts: list[tuple[float, Any, float]] = []
+        for share, objective, unit in self._parts:
+            restrict = getattr(objective, "restricted", None)
+            part = None if restrict is None else restrict(rows)
+            if part is None:
+                return None
+            parts.append((share, part, unit))
+        whole = copy.copy(self)
+        whole.size, whole._parts = len(rows), parts
+        return whole
 
     def loss(self, chosen: Sequence[int]) -> float:
         return sum(share * (objective.loss(chosen) / unit) for share, objective, unit in self._parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -32,7 +33,8 @@ class KernelRidge:
     along M x. They are kept, and a changed set moves them by a rank-one step for each index added or removed, with the
     two products ``X r`` and ``X M S r``; a call makes one pass over the candidates, however many indices changed. M
     itself is solved anew for every step, so errors do not build up. Nothing of size n x n or n x m is formed, and the
-    candidates stay float32: 8 (2 + 2 C) bytes a candidate, at most three times, are all that is added to them.
+    candidates stay float32: 8 (2 + 2 C) bytes a candidate, at most three times, are added to them, and 16 for each step
+    at hand.
 
     :param candidates: (n, d) float32.
     :param labels: (n,) int64.
@@ -132,6 +134,17 @@ class KernelRidge:
                 known.append(target)
             plans.append(plan)
         self._fetch(wanted, plans)
+
+    def restricted(self, rows: Tensor) -> KernelRidge:
+        """The same objective over some of the candidates; rows (r,) int64 in rising order, index i being rows[i]."""
+        part = copy.copy(self)
+        part.size, part._candidates, part._labels = len(rows), self._candidates[rows], self._labels[rows]
+        part._classes, part._fits, part._step_cache = [], {}, {}
+        for c, own in enumerate(self._classes):
+            values = own.empty.values[:, torch.searchsorted(own.rows, rows[part._labels == c])]
+            empty = _State(frozenset(), values)
+            part._classes.append(_Class(torch.nonzero(part._labels == c).flatten(), empty, empty, empty))
+        return part
 
     def _wanted(self, rows: Tensor | None) -> list[_Class]:
         if rows is None:
