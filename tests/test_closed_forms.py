@@ -110,7 +110,10 @@ def test_trajectory_sees_head_and_body_as_one_vector():
     inputs, chosen = make_inputs(2, checkpoints=3), [0, 4, 5, 11]
     cosines = []
     for features, segment in zip(inputs.candidate_features, inputs.segments, strict=False):
-        residual = features.probabilities.double() - torch.eye(3)[inputs.candidate_labels]
+        # p - y with p_y = 1 - the others, which float32 probabilities themselves hold only to their rounding
+        own = torch.eye(3)[inputs.candidate_labels].bool()
+        others = features.probabilities.double().masked_fill(own, 0.0)
+        residual = torch.where(own, -others.sum(1, keepdim=True), others)
         extended = torch.nn.functional.pad(features.hidden.double(), (0, 1), value=1.0)
         head = sum(torch.outer(extended[i], residual[i]) for i in chosen)
         step = -torch.cat([head.flatten(), features.gradient[chosen].double().sum(0)])

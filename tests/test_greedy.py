@@ -172,7 +172,7 @@ def test_bad_budgets_are_configuration_errors():
 
 
 def test_ridges_of_the_configuration_are_one_or_several_and_positive():
-    assert Config().objective.ridge == 1.0
+    assert Config().objective.ridge == 0.3
     assert ObjectiveConfig(ridge=[0.1, 1]).ridge == [0.1, 1.0]
     for bad in (0, [], [1.0, -1.0]):
         with pytest.raises(ConfigError, match=r"objective\.ridge"):

@@ -112,19 +112,19 @@ def test_refinement_lowers_the_probe_loss_on_real_rows_within_its_trials(inputs:
     real = Rows(inputs.real_embeddings, inputs.real_labels)
     before = probe_losses(inputs, start.chosen, real).mean()
     few = refine(start, inputs, None, trials=8, seed=0)
-    many = refine(start, inputs, None, trials=200, seed=0)
+    many = refine(start, inputs, None, trials=100, seed=0)
     assert is_a_choice(many.chosen, inputs.candidate_labels)
     assert sum(a != b for a, b in zip(start.chosen, few.chosen, strict=True)) <= 2  # 8 trials look at two positions
     after = [float(probe_losses(inputs, one.chosen, real).mean()) for one in (few, many)]
     assert after[1] < after[0] <= float(before)
-    assert refine(start, inputs, None, trials=200, seed=0).chosen == many.chosen
+    assert refine(start, inputs, None, trials=100, seed=0).chosen == many.chosen
 
 
 def test_refinement_keeps_the_distance_of_the_chosen(inputs: ObjectiveInputs) -> None:
     embeddings, labels = inputs.candidate_embeddings, inputs.candidate_labels
     objective = build_objective({"meta_model": 1.0}, inputs)
     start = select("greedy", objective, embeddings, labels, BUDGETS, min_distance=0.4)
-    refined = refine(start, inputs, Diversity(embeddings, labels, 0.4), trials=200, seed=0)
+    refined = refine(start, inputs, Diversity(embeddings, labels, 0.4), trials=100, seed=0)
     assert start.relaxed == {} and refined.chosen != start.chosen
     assert Diversity(embeddings, labels, 0.4).shortfalls(refined.chosen) == {}
 

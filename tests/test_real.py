@@ -36,7 +36,7 @@ def bbc() -> RealData:
 
 @pytest.fixture(scope="module")
 def minilm() -> EncoderStudent:
-    return EncoderStudent(StudentConfig(steps=8), 5)
+    return EncoderStudent(StudentConfig(steps=8, epochs=0), 5)
 
 
 def test_bbc_news_loads_with_its_classes_and_no_text_in_two_splits(bbc: RealData) -> None:
@@ -82,7 +82,7 @@ def test_the_main_job_in_small(tmp_path: Path) -> None:
         per_class=2,
         rounds=1,
         data={"max_reference_rows": 150},
-        student={"steps": 8},
+        student={"steps": 8, "epochs": 0},
         generator={"candidates_per_class": 6, "samples_per_prompt": 3},
         objective={"target_rows_per_class": 20},
         evaluate={"seeds": 0},

@@ -58,10 +58,9 @@ class HeadGradients:
         self._hidden, self._scale = features.hidden, scale
         classes = features.probabilities.shape[1]
         self.residual = features.probabilities.double()  # dp, (n, C)
-        own = torch.arange(len(labels)), labels
-        self.residual[own] = 0.0
         # p - 1 would lose what a float32 p near 1 has rounded away; the other probabilities still know it.
-        self.residual[own] = -self.residual.sum(1)
+        self.residual.scatter_(1, labels[:, None], 0.0)
+        self.residual.scatter_(1, labels[:, None], -self.residual.sum(1, keepdim=True))
         self.squared_norm = torch.empty(len(labels), dtype=torch.float64)
         for place, part in chunks(self._hidden):
             own = self.residual[place].square()

@@ -1,0 +1,327 @@
+"""How well students learn from chosen real rows: every method, several datasets and budgets, one pool a set.
+
+    python scripts/selection_quality.py choose           # sets for every method; embeddings and teachers are kept
+    python scripts/selection_quality.py train --workers 2 --students minilm
+    python scripts/selection_quality.py table            # Markdown
+
+Real rows are the pool, so that only selection differs. A set s of every method is chosen from the same 2,000 rows of
+train drawn by seed s; methods see those and dev (held out of train), never test. Every step can be stopped and started
+again: what is in the results file is not done twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gendistill import Config
+from gendistill.choosing import choose, held_out
+from gendistill.config import StudentConfig
+from gendistill.data import load_real
+from gendistill.evaluate import stratified_sample
+from gendistill.examples import Example
+from gendistill.inputs import target_rows
+from gendistill.objectives import ObjectiveInputs
+from gendistill.students import build_student
+from gendistill.students.encoder import FEATURE_SCALE, EncoderStudent
+from gendistill.students.probe import fit_probe
+from gendistill.students.segments import segments
+
+DATASETS = ("sst2_sentence", "ag_news", "trec")
+BASELINES = ("random", "herding", "k-means-nearest", "k-center")
+STUDENTS = {"minilm": "builtin:minilm", "tfidf": "tfidf", "static": "static:builtin:minilm"}
+POOL, DEV, MAX_TOKENS = 2000, 500, 64
+
+Settings = dict[str, Any]
+METHODS: dict[str, Settings] = {
+    **{name: {"selection": {"method": name}} for name in BASELINES},
+    "portfolio": {"selection": {"method": "portfolio"}},
+    **{name: {"selection": {"method": name}} for name in ("nearest-real", "gradient-norm", "teacher-probability")},
+    **{
+        name: {"selection": {"method": "greedy"}, "objective": {"weights": {name: 1.0}}}
+        for name in (
+            *("gradient", "gradient_l2", "mean_matching", "mmd", "coverage", "trajectory", "trajectory_adam"),
+            *("meta_model", "meta_model_trajectory"),
+        )
+    },
+    **{
+        f"meta_model + {other}": {
+            "selection": {"method": "greedy"},
+            "objective": {"weights": {"meta_model": 1.0, other: 0.5}},
+        }
+        for other in ("coverage", "gradient", "meta_model_trajectory")
+    },
+    "meta_model, no swaps": {"selection": {"method": "greedy", "swap_passes": 0}},
+    "meta_model, no least distance": {"selection": {"method": "greedy", "min_distance": 0.0}},
+    "meta_model, least distance 0.3": {"selection": {"method": "greedy", "min_distance": 0.3}},
+    "portfolio, not refined": {"selection": {"method": "portfolio", "probe_trials": 0}},
+}
+
+
+@dataclass(frozen=True)
+class Key:
+    dataset: str
+    per_class: int
+    method: str
+    set: int
+
+
+def key_of(row: dict[str, Any]) -> Key:
+    return Key(row["dataset"], row["per_class"], row["method"], row["set"])
+
+
+# -- data ------------------------------------------------------------------------------------------------------------
+
+
+class Rows:
+    """A dataset's rows, and on demand what a teacher says of them, kept in a file beside the results."""
+
+    def __init__(self, name: str, args: argparse.Namespace) -> None:
+        folder = args.data_dir / name
+        config = Config(
+            data={"dataset": str(folder / "train.jsonl.gz"), "test": str(folder / "test.jsonl.gz")},
+            student={"max_tokens": MAX_TOKENS},
+        )
+        real = load_real(config.data, per_class=20, seed=0)
+        self.classes, self.config = len(real.label_names), config
+        self.train = stratified_sample(real.train, self.classes, args.max_train_rows, 0)
+        self.dev = stratified_sample(real.dev, self.classes, DEV, 0)
+        self.test = stratified_sample(real.test, self.classes, args.max_test_rows, 0)
+        self.by_id = {row.id: row for row in self.train}
+        self.cache = args.results.parent / f"{name}.pt"
+
+    def known(self) -> dict[str, Any]:
+        """Embeddings of every part; features of train at the checkpoints of a teacher, and its segments."""
+        if self.cache.exists():
+            return torch.load(self.cache, weights_only=False)
+        student = EncoderStudent(self.config.student, self.classes)
+        embeddings = {part: student.embed(getattr(self, part)) for part in ("train", "dev", "test")}
+        student.fit(self.train, seed=0, checkpoints=3)
+        features = [student.features(self.train, checkpoint=t) for t in range(3)]
+        accuracy = score(student.predict(self.test), self.test)
+        known = {"embeddings": embeddings, "features": features, "segments": segments(student), "full": accuracy}
+        torch.save(known, self.cache)
+        return known
+
+
+def score(probabilities: torch.Tensor, rows: Sequence[Example]) -> float:
+    return float((probabilities.argmax(1) == torch.tensor([row.label for row in rows])).double().mean())
+
+
+# -- the results file ------------------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines if line.endswith("\n")]  # a torn last line is done again
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def keys(args: argparse.Namespace) -> Iterator[Key]:
+    """Set by set, so that a table of what is done so far is balanced."""
+    for number in range(args.sets):
+        for name in args.datasets:
+            for per_class in args.per_class:
+                for method in args.methods:
+                    yield Key(name, per_class, method, number)
+
+
+# -- choose ----------------------------------------------------------------------------------------------------------
+
+
+def choose_all(args: argparse.Namespace) -> None:
+    done = {key_of(row) for row in read(args.sets_file)}
+    for name in args.datasets:
+        wanted = [key for key in keys(args) if key.dataset == name and key not in done]
+        if not wanted:
+            continue
+        rows = Rows(name, args)
+        known = rows.known()
+        print(f"{name}: teacher {known['full']:.3f}, {len(wanted)} sets to choose", flush=True)
+        for key in wanted:
+            append(args.sets_file, choose_one(key, rows, known))
+
+
+def choose_one(key: Key, rows: Rows, known: dict[str, Any]) -> dict[str, Any]:
+    settings = METHODS[key.method]
+    config = rows.config.model_copy(
+        update={"per_class": key.per_class, "seed": key.set}
+        | {name: type(getattr(rows.config, name))(**values) for name, values in settings.items()}
+    )
+    pool = stratified_sample(rows.train, rows.classes, POOL, key.set)
+    position = {row.id: index for index, row in enumerate(rows.train)}
+    index = torch.tensor([position[row.id] for row in pool])
+    labels = torch.tensor([row.label for row in pool])
+    embeddings = known["embeddings"]["train"][index]
+    features = [part.rows(index) for part in known["features"]]
+    targets = torch.tensor(target_rows(pool, rows.classes, config.objective.target_rows_per_class, key.set))
+    inputs = ObjectiveInputs(
+        candidate_labels=labels,
+        real_labels=labels,
+        candidate_features=features,
+        real_features=[part.rows(targets) for part in features],
+        candidate_embeddings=embeddings,
+        real_embeddings=embeddings,
+        num_classes=rows.classes,
+        ridge=config.objective.ridge,
+        feature_rows=targets,
+        segments=known["segments"],
+    )
+    held = held_out(config, rows.dev, known["embeddings"]["dev"], pool, rows.classes)
+    choice = choose(config, inputs, [key.per_class] * rows.classes, held=held)
+    chosen = choice.selection.chosen
+    weight, bias = fit_probe(FEATURE_SCALE * embeddings[chosen], labels[chosen], rows.classes)
+    logits = FEATURE_SCALE * known["embeddings"]["test"] @ weight.T + bias
+    return {
+        **key.__dict__,
+        "ids": [pool[i].id for i in chosen],
+        "winner": choice.winner.name if choice.winner else None,
+        "probe": score(logits, rows.test),
+    }
+
+
+# -- train -----------------------------------------------------------------------------------------------------------
+
+
+def train_all(args: argparse.Namespace) -> None:
+    done = {(key_of(row), row["student"], row["run"]) for row in read(args.results)}
+    sets = {key_of(row): row["ids"] for row in read(args.sets_file)}
+    jobs = [
+        (key, student, run, sets[key])
+        for run in range(args.runs)
+        for key in keys(args)
+        for student in args.students
+        if key in sets and (key, student, run) not in done
+    ]
+    print(f"{len(jobs)} students to train", flush=True)
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(args.workers, initializer=start_worker, initargs=(args,)) as pool:
+        for count, row in enumerate(pool.imap_unordered(train_one, jobs), 1):
+            append(args.results, row)
+            if count % 20 == 0:
+                print(f"{count}/{len(jobs)}", flush=True)
+
+
+def start_worker(args: argparse.Namespace) -> None:
+    global worker_args, worker_rows, worker_students
+    torch.set_num_threads(max(1, (torch.get_num_threads() if args.workers == 1 else 1)))
+    worker_args, worker_rows, worker_students = args, {}, {}
+
+
+def train_one(job: tuple[Key, str, int, list[str]]) -> dict[str, Any]:
+    key, student, run, ids = job
+    if key.dataset not in worker_rows:
+        worker_rows[key.dataset] = Rows(key.dataset, worker_args)
+    rows = worker_rows[key.dataset]
+    if (key.dataset, student) not in worker_students:
+        recipe = StudentConfig(model=STUDENTS[student], max_tokens=MAX_TOKENS)
+        worker_students[key.dataset, student] = build_student(recipe, rows.classes)
+    model = worker_students[key.dataset, student]
+    model.fit([rows.by_id[identity] for identity in ids], seed=1000 * key.set + run)
+    return {**key.__dict__, "student": student, "run": run, "accuracy": score(model.predict(rows.test), rows.test)}
+
+
+# -- table -----------------------------------------------------------------------------------------------------------
+
+Cell = tuple[str, int]
+
+
+def collect(args: argparse.Namespace, student: str) -> dict[str, dict[Cell, dict[int, list[float]]]]:
+    """method -> (dataset, per_class) -> set -> accuracies of its runs, in per cent."""
+    found: dict[str, dict[Cell, dict[int, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    for row in read(args.sets_file if student == "probe" else args.results):
+        if student == "probe" or row["student"] == student:
+            value = row["probe" if student == "probe" else "accuracy"]
+            found[row["method"]][row["dataset"], row["per_class"]][row["set"]].append(100 * value)
+    return found
+
+
+def interval(sets: Sequence[Sequence[float]], rng: np.random.Generator) -> tuple[float, float, float]:
+    """Mean of the per-set means, and a 95 % bootstrap interval that resamples sets and then runs."""
+    draws = []
+    for _ in range(2000):
+        picked = [sets[i] for i in rng.integers(len(sets), size=len(sets))]
+        draws.append(np.mean([np.mean(rng.choice(runs, len(runs))) for runs in picked]))
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(np.mean([np.mean(runs) for runs in sets])), float(low), float(high)
+
+
+def lead(ours: dict[Cell, dict[int, list[float]]], others: dict[str, Any], rng: np.random.Generator) -> str:
+    """Mean over cells of our lead on the best baseline of the cell, sets resampled in pairs."""
+    cells = [cell for cell in ours if all(cell in other for other in others.values())]
+    best = {cell: max(others.values(), key=lambda o: np.mean([np.mean(r) for r in o[cell].values()])) for cell in cells}
+    pairs = []
+    for cell in cells:
+        shared = sorted(set(ours[cell]) & set(best[cell][cell]))
+        pairs.append(np.array([np.mean(ours[cell][s]) - np.mean(best[cell][cell][s]) for s in shared]))
+    draws = [np.mean([rng.choice(p, len(p)).mean() for p in pairs]) for _ in range(2000)]
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return f"{np.mean([p.mean() for p in pairs]):+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def table(args: argparse.Namespace) -> None:
+    rng = np.random.default_rng(0)
+    for student in args.students:
+        found = collect(args, student)
+        if not found:
+            continue
+        cells = [(name, k) for name in args.datasets for k in args.per_class]
+        print(f"\n### student: {student}\n")
+        print("| method | " + " | ".join(f"{name} {k}" for name, k in cells) + " | mean | lead on the best baseline |")
+        print("|---|" + "---|" * (len(cells) + 2))
+        baselines = {name: found[name] for name in BASELINES if name in found}
+        for method in [name for name in METHODS if name in found]:
+            told, means = [], []
+            for cell in cells:
+                sets = [runs for _, runs in sorted(found[method].get(cell, {}).items())]
+                if not sets:
+                    told.append("")
+                    continue
+                mean, low, high = interval(sets, rng)
+                means.append(mean)
+                told.append(f"{mean:.1f} ± {(high - low) / 2:.1f}")
+            whole = f"{np.mean(means):.1f}" if len(means) == len(cells) else ""
+            ahead = "" if method in BASELINES else lead(found[method], baselines, rng)
+            print(f"| {method} | " + " | ".join(told) + f" | {whole} | {ahead} |")
+        counts = [len(runs) for cell in found["portfolio"].values() for runs in cell.values()]
+        sets_each = [len(cell) for cell in found["portfolio"].values()]
+        print(f"\n{min(sets_each)} to {max(sets_each)} sets a cell, {min(counts)} to {max(counts)} runs a set.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=("choose", "train", "table"))
+    parser.add_argument("--data-dir", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--out", type=Path, default=Path("runs/quality"))
+    parser.add_argument("--datasets", nargs="+", default=list(DATASETS))
+    parser.add_argument("--per-class", nargs="+", type=int, default=[5, 10, 20])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--sets", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--students", nargs="+", default=["minilm"], help="minilm, tfidf, static; table: probe too")
+    parser.add_argument("--max-train-rows", type=int, default=6000)
+    parser.add_argument("--max-test-rows", type=int, default=500)
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    args.results, args.sets_file = args.out / "results.jsonl", args.out / "sets.jsonl"
+    args.out.mkdir(parents=True, exist_ok=True)
+    {"choose": choose_all, "train": train_all, "table": table}[args.step](args)
+
+
+if __name__ == "__main__":
+    main()
