@@ -56,8 +56,8 @@ class StudentConfig(Section):
     )
     max_tokens: int = Field(96, ge=4)
     batch_size: int = Field(16, ge=1)
-    steps: int = Field(24, ge=1, description="optimiser steps of the teacher and of each student measured, at least")
-    epochs: float = Field(1.0, ge=0, description="passes over the training set, if they take more steps than that")
+    steps: int = Field(16, ge=1, description="optimiser steps of the teacher and of each student measured, at least")
+    epochs: float = Field(0.5, ge=0, description="passes over the training set, if they take more steps than that")
     max_steps: int = Field(400, ge=1, description="but never more than this, unless steps is larger")
     learning_rate: float = Field(3e-5, gt=0, description="of the body")
     head_learning_rate: float = Field(1e-4, gt=0)
@@ -103,8 +103,8 @@ class GeneratorConfig(Section):
     kind: Literal["transformers"] = "transformers"
     model: str = Field("builtin:gemma-3-270m", description="hub causal LM, folder, or builtin:gemma-3-270m")
     mode: Literal["auto", "base", "chat"] = Field("auto", description="auto: chat if the tokenizer has a chat template")
-    candidates_per_class: int = Field(72, ge=1, description="asked for over all rounds")
-    samples_per_prompt: int = Field(9, ge=1, description="requests that share one prompt, and so its prefill")
+    candidates_per_class: int = Field(76, ge=1, description="asked for over all rounds")
+    samples_per_prompt: int = Field(8, ge=1, description="requests that share one prompt, and so its prefill")
     exemplars: int = Field(4, ge=0, description="real texts of the class shown in a prompt")
     temperature: float = Field(0.9, gt=0)
     top_k: int = Field(50, ge=0)
@@ -185,7 +185,7 @@ class SelectionConfig(Section):
 
 class EvaluateConfig(Section):
     seeds: int = Field(3, ge=0, description="fresh students per row of the final table; 0: no table")
-    max_test_rows: int = Field(500, ge=10, description="seeded, stratified sample of the test split when it is larger")
+    max_test_rows: int = Field(400, ge=10, description="seeded, stratified sample of the test split when it is larger")
 
 
 class Config(Section):

@@ -38,7 +38,7 @@ def generate(
     out: Annotated[Path | None, typer.Option(help="Run directory. [default: runs/demo]")] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of writing and choosing. [default: 2]", min=1)] = None,
     model: Annotated[str | None, typer.Option(help="Generator: hub causal LM, base or chat, or folder. [default: builtin:gemma-3-270m]")] = None,
-    candidates: Annotated[int | None, typer.Option(help="Candidates asked for per class, over all rounds. [default: 72]", min=1)] = None,
+    candidates: Annotated[int | None, typer.Option(help="Candidates asked for per class, over all rounds. [default: 76]", min=1)] = None,
     student: options.Student = None,
     method: options.Method = None,
     objective: options.Objective = None,

@@ -56,7 +56,6 @@ class HeadGradients:
 
     def __init__(self, features: Features, labels: Tensor, scale: Tensor | None = None) -> None:
         self._hidden, self._scale = features.hidden, scale
-        classes = features.probabilities.shape[1]
         self.residual = features.probabilities.double()  # dp, (n, C)
         # p - 1 would lose what a float32 p near 1 has rounded away; the other probabilities still know it.
         self.residual.scatter_(1, labels[:, None], 0.0)

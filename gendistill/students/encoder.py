@@ -25,7 +25,6 @@ from gendistill.students.base import Features
 from gendistill.students.gradients import BodyGradients, random_maps
 from gendistill.students.probe import fit_probe, training_targets
 
-PARTS = 2  # of a training batch, on a CPU
 FEATURE_SCALE = 10.0  # unit-length features make a softmax head far too timid at ordinary learning rates
 # Tokens of a batch when nothing is trained. On a CPU what a layer writes should still be in the cache when the next one
 # reads it.
@@ -135,14 +134,11 @@ class EncoderStudent:
                     self._states.append(self._state(optimizer))
                 rows = next(batches)
                 self.encoder.train(recipe.dropout)
+                with self._autocast():
+                    logits = self.head(self._pool(self._pad([encoded[row] for row in rows])))
+                    loss = nn.functional.cross_entropy(logits.float(), wanted[rows].to(self.device))
                 optimizer.zero_grad(set_to_none=True)
-                for part in self._parts(rows, encoded):
-                    with self._autocast():
-                        logits = self.head(self._pool(self._pad([encoded[row] for row in part])))
-                        loss = nn.functional.cross_entropy(
-                            logits.float(), wanted[part].to(self.device), reduction="sum"
-                        )
-                    (loss / len(rows)).backward()
+                loss.backward()
                 nn.utils.clip_grad_norm_(self.encoder.parameters(), 1.0)
                 optimizer.step()
                 schedule.step()
@@ -151,16 +147,6 @@ class EncoderStudent:
         self.encoder.eval()
         self._states.append(self._state(optimizer))
         self._present = self._states[-1]
-
-    def _parts(self, rows: list[int], encoded: Sequence[Sequence[int]]) -> list[list[int]]:
-        """A batch in parts of like length, whose gradients are added up: the same step, with less padding to compute.
-
-        Worth it on a CPU, where small products cost no more than large ones.
-        """
-        count = PARTS if self.device.type == "cpu" else 1
-        ordered = sorted(rows, key=lambda row: len(encoded[row]))
-        size = -(-len(rows) // count)
-        return [ordered[start : start + size] for start in range(0, len(rows), size)]
 
     def _initialise_head(self, examples: Sequence[Example], wanted: Tensor, generator: torch.Generator) -> None:
         with torch.no_grad():
