@@ -15,16 +15,6 @@ from gendistill.objectives import OBJECTIVES, ObjectiveInputs
 from gendistill.objectives.distribution import Coverage, Mmd
 from gendistill.students.base import Features, Segment
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Problems this small only lose by threads, and badly on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 # -- gradients by the head ---------------------------------------------------------------------------------------------
 
 

@@ -14,15 +14,6 @@ from gendistill.objectives import OBJECTIVES
 from gendistill.selection import class_budgets, greedy, select, swap
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Problems this small only lose by threads, and badly on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 class Counting:
     """An objective that counts the candidates evaluated, and may hide that it is submodular."""
 

@@ -16,15 +16,6 @@ COMBINED = ("weighted", "several ridges", "mean of students", "worst of students
 ALL = (*OBJECTIVES, *COMBINED)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Problems this small only lose by threads, and badly on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def another_student(inputs: ObjectiveInputs) -> ObjectiveInputs:
     """The same candidates and real rows as another student sees them."""
 

@@ -14,15 +14,6 @@ from gendistill.selection import BASELINES, Diversity, greedy, select, swap
 from gendistill.students.base import Features
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Problems this small only lose by threads, and badly on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def make_problem(seed: int, n: int = 60, classes: int = 3, d: int = 8, m: int = 40):
     """(objective, embeddings, labels) over clustered random points."""
     generator = torch.Generator().manual_seed(seed)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 
-class ClassWise:
+class ClassWise(ABC):
     """``mean_c loss_c(chosen of class c)``. A subclass gives ``class_loss`` and ``class_gains``.
 
     A class's gains depend on what is chosen of that class only, so they are kept until that changes: a greedy step
@@ -24,13 +25,13 @@ class ClassWise:
         self.rows = [torch.nonzero(labels == c).flatten() for c in range(num_classes)]
         self._kept: dict[int, tuple[list[int], Tensor]] = {}
 
+    @abstractmethod
     def class_loss(self, c: int, chosen: list[int]) -> float:
         """The loss of class c; ``chosen`` are candidates of it, in rising order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def class_gains(self, c: int, chosen: list[int], rows: Tensor) -> Tensor:
         """(r,) float64: the drop in ``class_loss`` that adding each of ``rows``, candidates of class c, brings."""
-        raise NotImplementedError
 
     def loss(self, chosen: Sequence[int]) -> float:
         groups = self._by_class(chosen)
