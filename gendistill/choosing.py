@@ -15,7 +15,7 @@ from gendistill.objectives import OBJECTIVES, Objective, ObjectiveInputs, build_
 from gendistill.selection import METHODS, Selection, select
 from gendistill.selection.diversity import Diversity
 from gendistill.selection.portfolio import Judged, Member, Rollout, Rows, default_members, portfolio
-from gendistill.students import build_student
+from gendistill.students import STUDENTS, build_student
 from gendistill.students.base import Student
 
 PORTFOLIO = "portfolio"
@@ -30,6 +30,11 @@ def check_names(config: Config) -> None:
     body = [name for name in NEED_BODY_GRADIENTS if config.objective.weights.get(name)]
     if body and not config.student.gradient_dims:
         raise ConfigError(f"objective.weights: {body[0]} needs gradients of the body; set student.gradient_dims to 512")
+    if config.student.model.partition(":")[0] in STUDENTS:
+        raise ConfigError(
+            f"student.model: {config.student.model} can be measured (gendistill evaluate), but it cannot choose; "
+            "name an encoder"
+        )
     if config.selection.method not in (PORTFOLIO, *METHODS):
         raise ConfigError(
             f"selection.method: no method {config.selection.method!r}; there are {', '.join((PORTFOLIO, *METHODS))}"

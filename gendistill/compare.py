@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gendistill.atomic import atomic_write
-from gendistill.config import Config
+from gendistill.config import Config, StudentConfig
 from gendistill.data import load_real
 from gendistill.data.export import read_distilled
 from gendistill.errors import DataError
@@ -20,6 +20,7 @@ from gendistill.examples import Example, by_class
 from gendistill.progress import Reporter, Silent
 from gendistill.selection.baselines import k_means_nearest
 from gendistill.soft_labels import read_soft
+from gendistill.students import build_student
 from gendistill.students.encoder import EncoderStudent
 
 
@@ -66,10 +67,12 @@ def compare_file(
     soft = config.selection.labels == "soft"
     targets = {f"{file.name}, soft labels": read_soft(rows, real.label_names, str(file))} if soft else {}
     sizes = [len(members) for members in by_class(given, classes)]
-    student = EncoderStudent(config.student, classes)
+    student = build_student(config.student, classes)
+    # Linear students do not embed: the default encoder does it for their baselines.
+    embedder = student if isinstance(student, EncoderStudent) else EncoderStudent(StudentConfig(), classes)
     reference = stratified_sample(real.train, classes, config.data.max_reference_rows, config.seed)
     with reporter.track("embed real rows", len(reference)) as advance:
-        embeddings = student.embed(reference, progress=lambda done, total: advance(done))
+        embeddings = embedder.embed(reference, progress=lambda done, total: advance(done))
     methods: dict[str, Draw] = {name: lambda run: given for name in (*targets, file.name)}
     methods |= real_baselines(real.train, reference, embeddings, sizes, seed=config.seed)
     if full:

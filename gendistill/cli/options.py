@@ -29,7 +29,12 @@ Test = Annotated[
 TextColumn = Annotated[str | None, typer.Option(help="Column of the text; found by itself when obvious.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Column of the label; found by itself when obvious.")]
 LabelNames = Annotated[str | None, typer.Option(help="The classes in order, separated by commas.")]
-Student = Annotated[str | None, typer.Option(help="Encoder that learns: hub name or folder. [default: builtin:minilm]")]
+Student = Annotated[
+    str | None,
+    typer.Option(
+        help="Model that learns: encoder or causal LM, hub name or folder; evaluate: tfidf too. [default: builtin:minilm]"
+    ),
+]
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file, such as the config.yaml of a run.")]
 Candidates = Annotated[
     str,

@@ -52,7 +52,12 @@ def select(
     atomic_write(out, "".join(json_line(row) for row in chosen.rows))
     for line in (
         *chosen.notes,
-        f"{len(chosen.rows)} texts in {out}, objective {chosen.loss:.4f} (1 is that of choosing nothing)",
+        f"{len(chosen.rows)} texts in {out}, "
+        + (
+            f"loss {chosen.loss:.4f} on held-out rows"
+            if resolved.selection.method == "portfolio"
+            else f"objective {chosen.loss:.4f} (1 is that of choosing nothing)"
+        ),
         f"next: gendistill evaluate {shlex.quote(str(out))} {shown_flags(resolved)}"
         + (" --labels soft" if resolved.selection.labels == "soft" else ""),
     ):
