@@ -15,7 +15,7 @@ import argparse
 import json
 import multiprocessing
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,9 @@ from gendistill.evaluate import stratified_sample
 from gendistill.examples import Example
 from gendistill.inputs import target_rows
 from gendistill.objectives import ObjectiveInputs
+from gendistill.selection import INFORMED_BASELINES
 from gendistill.students import build_student
+from gendistill.students.base import Features, Segment
 from gendistill.students.encoder import FEATURE_SCALE, EncoderStudent
 from gendistill.students.probe import fit_probe
 from gendistill.students.segments import segments
@@ -39,9 +41,11 @@ from gendistill.students.segments import segments
 DATASETS = ("sst2_sentence", "ag_news", "trec")
 BASELINES = ("random", "herding", "k-means-nearest", "k-center")
 STUDENTS = {"minilm": "builtin:minilm", "tfidf": "tfidf", "static": "static:builtin:minilm"}
-POOL, DEV, MAX_TOKENS = 2000, 500, 64
-
 Settings = dict[str, Any]
+POOL, DEV = 2000, 500
+RECIPE: Settings = {"max_tokens": 64}  # of every student, on top of the defaults
+FULL = "full data"
+
 METHODS: dict[str, Settings] = {
     **{name: {"selection": {"method": name}} for name in BASELINES},
     "portfolio": {"selection": {"method": "portfolio"}},
@@ -89,7 +93,7 @@ class Rows:
         folder = args.data_dir / name
         config = Config(
             data={"dataset": str(folder / "train.jsonl.gz"), "test": str(folder / "test.jsonl.gz")},
-            student={"max_tokens": MAX_TOKENS},
+            student=RECIPE,
         )
         real = load_real(config.data, per_class=20, seed=0)
         self.classes, self.config = len(real.label_names), config
@@ -97,20 +101,32 @@ class Rows:
         self.dev = stratified_sample(real.dev, self.classes, DEV, 0)
         self.test = stratified_sample(real.test, self.classes, args.max_test_rows, 0)
         self.by_id = {row.id: row for row in self.train}
-        self.cache = args.results.parent / f"{name}.pt"
+        self.folder = args.out / "features" / name
+        self.folder.mkdir(parents=True, exist_ok=True)
 
-    def known(self) -> dict[str, Any]:
-        """Embeddings of every part; features of train at the checkpoints of a teacher, and its segments."""
-        if self.cache.exists():
-            return torch.load(self.cache, weights_only=False)
-        student = EncoderStudent(self.config.student, self.classes)
-        embeddings = {part: student.embed(getattr(self, part)) for part in ("train", "dev", "test")}
-        student.fit(self.train, seed=0, checkpoints=3)
-        features = [student.features(self.train, checkpoint=t) for t in range(3)]
-        accuracy = score(student.predict(self.test), self.test)
-        known = {"embeddings": embeddings, "features": features, "segments": segments(student), "full": accuracy}
-        torch.save(known, self.cache)
-        return known
+    def embeddings(self) -> dict[str, torch.Tensor]:
+        """Of every part, (n, d) float32, rows of length 1."""
+
+        def compute() -> dict[str, torch.Tensor]:
+            student = EncoderStudent(self.config.student, self.classes)
+            return {part: student.embed(getattr(self, part)) for part in ("train", "dev", "test")}
+
+        return self._kept("embeddings.pt", compute)
+
+    def teacher(self) -> tuple[list[Features], tuple[Segment, ...]]:
+        """Features of train at the checkpoints of a teacher, and the segments of its training."""
+
+        def compute() -> tuple[list[Features], tuple[Segment, ...]]:
+            student = EncoderStudent(self.config.student, self.classes)
+            student.fit(self.train, seed=0, checkpoints=3)
+            return [student.features(self.train, checkpoint=t) for t in range(3)], segments(student)
+
+        return self._kept("teacher.pt", compute)
+
+    def _kept(self, name: str, compute: Callable[[], Any]) -> Any:
+        if not (self.folder / name).exists():
+            torch.save(compute(), self.folder / name)
+        return torch.load(self.folder / name, weights_only=False)
 
 
 def score(probabilities: torch.Tensor, rows: Sequence[Example]) -> float:
@@ -151,13 +167,25 @@ def choose_all(args: argparse.Namespace) -> None:
         if not wanted:
             continue
         rows = Rows(name, args)
-        known = rows.known()
-        print(f"{name}: teacher {known['full']:.3f}, {len(wanted)} sets to choose", flush=True)
+        known = rows.embeddings()
+        taught = rows.teacher() if any(needs_teacher(key.method) for key in wanted) else ([], ())
+        print(f"{name}: {len(wanted)} sets to choose", flush=True)
         for key in wanted:
-            append(args.sets_file, choose_one(key, rows, known))
+            append(args.sets_file, choose_one(key, rows, known, *taught))
 
 
-def choose_one(key: Key, rows: Rows, known: dict[str, Any]) -> dict[str, Any]:
+def needs_teacher(method: str) -> bool:
+    weights = METHODS[method].get("objective", {}).get("weights", {})
+    return method in INFORMED_BASELINES or any("gradient" in name or "trajectory" in name for name in weights)
+
+
+def choose_one(
+    key: Key,
+    rows: Rows,
+    known: dict[str, torch.Tensor],
+    taught: list[Features],
+    segments: tuple[Segment, ...],
+) -> dict[str, Any]:
     settings = METHODS[key.method]
     config = rows.config.model_copy(
         update={"per_class": key.per_class, "seed": key.set}
@@ -167,8 +195,8 @@ def choose_one(key: Key, rows: Rows, known: dict[str, Any]) -> dict[str, Any]:
     position = {row.id: index for index, row in enumerate(rows.train)}
     index = torch.tensor([position[row.id] for row in pool])
     labels = torch.tensor([row.label for row in pool])
-    embeddings = known["embeddings"]["train"][index]
-    features = [part.rows(index) for part in known["features"]]
+    embeddings = known["train"][index]
+    features = [part.rows(index) for part in taught]
     targets = torch.tensor(target_rows(pool, rows.classes, config.objective.target_rows_per_class, key.set))
     inputs = ObjectiveInputs(
         candidate_labels=labels,
@@ -180,13 +208,13 @@ def choose_one(key: Key, rows: Rows, known: dict[str, Any]) -> dict[str, Any]:
         num_classes=rows.classes,
         ridge=config.objective.ridge,
         feature_rows=targets,
-        segments=known["segments"],
+        segments=segments,
     )
-    held = held_out(config, rows.dev, known["embeddings"]["dev"], pool, rows.classes)
+    held = held_out(config, rows.dev, known["dev"], pool, rows.classes)
     choice = choose(config, inputs, [key.per_class] * rows.classes, held=held)
     chosen = choice.selection.chosen
     weight, bias = fit_probe(FEATURE_SCALE * embeddings[chosen], labels[chosen], rows.classes)
-    logits = FEATURE_SCALE * known["embeddings"]["test"] @ weight.T + bias
+    logits = FEATURE_SCALE * known["test"] @ weight.T + bias
     return {
         **key.__dict__,
         "ids": [pool[i].id for i in chosen],
@@ -201,10 +229,14 @@ def choose_one(key: Key, rows: Rows, known: dict[str, Any]) -> dict[str, Any]:
 def train_all(args: argparse.Namespace) -> None:
     done = {(key_of(row), row["student"], row["run"]) for row in read(args.results)}
     sets = {key_of(row): row["ids"] for row in read(args.sets_file)}
+    if args.full:
+        for name in args.datasets:
+            sets[Key(name, 0, FULL, 0)] = [row.id for row in Rows(name, args).train]
+    wanted = [*keys(args), *(key for key in sets if key.method == FULL)]
     jobs = [
         (key, student, run, sets[key])
         for run in range(args.runs)
-        for key in keys(args)
+        for key in wanted
         for student in args.students
         if key in sets and (key, student, run) not in done
     ]
@@ -229,7 +261,7 @@ def train_one(job: tuple[Key, str, int, list[str]]) -> dict[str, Any]:
         worker_rows[key.dataset] = Rows(key.dataset, worker_args)
     rows = worker_rows[key.dataset]
     if (key.dataset, student) not in worker_students:
-        recipe = StudentConfig(model=STUDENTS[student], max_tokens=MAX_TOKENS)
+        recipe = StudentConfig(model=STUDENTS[student], **RECIPE)
         worker_students[key.dataset, student] = build_student(recipe, rows.classes)
     model = worker_students[key.dataset, student]
     model.fit([rows.by_id[identity] for identity in ids], seed=1000 * key.set + run)
@@ -298,6 +330,9 @@ def table(args: argparse.Namespace) -> None:
             whole = f"{np.mean(means):.1f}" if len(means) == len(cells) else ""
             ahead = "" if method in BASELINES else lead(found[method], baselines, rng)
             print(f"| {method} | " + " | ".join(told) + f" | {whole} | {ahead} |")
+        for (name, _), runs in found.get(FULL, {}).items():
+            values = [value for one in runs.values() for value in one]
+            print(f"\n{FULL}, {name}: {np.mean(values):.1f} ({len(values)} runs)")
         counts = [len(runs) for cell in found["portfolio"].values() for runs in cell.values()]
         sets_each = [len(cell) for cell in found["portfolio"].values()]
         print(f"\n{min(sets_each)} to {max(sets_each)} sets a cell, {min(counts)} to {max(counts)} runs a set.")
@@ -314,6 +349,7 @@ def main() -> None:
     parser.add_argument("--sets", type=int, default=5)
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--students", nargs="+", default=["minilm"], help="minilm, tfidf, static; table: probe too")
+    parser.add_argument("--full", action="store_true", help="train: students on all of train too")
     parser.add_argument("--max-train-rows", type=int, default=6000)
     parser.add_argument("--max-test-rows", type=int, default=500)
     parser.add_argument("--workers", type=int, default=2)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
+import numpy as np
 import torch
+from scipy.optimize import minimize
+from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
 from gendistill.errors import DataError
@@ -34,21 +39,44 @@ def training_targets(examples: Sequence[Example], targets: Tensor | None, num_cl
 def fit_probe(hidden: Tensor, targets: Tensor, num_classes: int, *, decay: float = 1e-3) -> tuple[Tensor, Tensor]:
     """Logistic regression by L-BFGS from zero; deterministic.
 
+    The weights of the optimum lie in the span of the rows, so with fewer rows than dimensions it is looked for there.
+
     :param hidden: (n, d) float32.
     :param targets: (n,) int64 labels, or (n, C) float32 probabilities.
+    :param decay: of the squared norm of the weights, added to the mean cross-entropy.
     :returns: weight (C, d) and bias (C,), float32.
     """
-    data = hidden.double().clone()
-    wanted = targets.double() if targets.is_floating_point() else targets
-    weight = torch.zeros(num_classes, data.shape[1], dtype=torch.float64, requires_grad=True)
-    bias = torch.zeros(num_classes, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
+    wanted = targets if targets.is_floating_point() else nn.functional.one_hot(targets, num_classes)
+    with _blas().limit(limits=1):
+        weight, bias = _fit(hidden.double().numpy(), wanted.double().numpy(), decay)
+    return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(data @ weight.T + bias, wanted) + decay * weight.pow(2).sum()
-        loss.backward()
-        return loss
 
-    optimizer.step(closure)
-    return weight.detach().float(), bias.detach().float()
+@cache
+def _blas() -> Any:
+    """NumPy's and SciPy's threads, which lose far more than they gain on problems this small."""
+    return ThreadpoolController().select(user_api="blas")
+
+
+def _fit(data: np.ndarray, goal: np.ndarray, decay: float) -> tuple[np.ndarray, np.ndarray]:
+    """(n, d) and (n, C) float64 to (C, d) and (C,)."""
+    count, num_classes = goal.shape
+    basis = None
+    if count < data.shape[1]:
+        basis, triangle = np.linalg.qr(data.T)  # data = triangle.T @ basis.T
+        data = triangle.T
+    weights = num_classes * data.shape[1]
+
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        weight, bias = parameters[:weights].reshape(num_classes, -1), parameters[weights:]
+        logits = data @ weight.T + bias
+        logits -= logits.max(1, keepdims=True)
+        logarithms = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        residual = (np.exp(logarithms) * goal.sum(1, keepdims=True) - goal) / count
+        slope = np.concatenate([(residual.T @ data + 2 * decay * weight).ravel(), residual.sum(0)])
+        return float(-(goal * logarithms).sum() / count + decay * np.square(weight).sum()), slope
+
+    start = np.zeros(weights + num_classes)
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 200, "ftol": 1e-9, "gtol": 1e-6}).x
+    weight = found[:weights].reshape(num_classes, -1)
+    return weight if basis is None else weight @ basis.T, found[weights:].copy()
