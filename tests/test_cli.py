@@ -163,7 +163,7 @@ def test_score_then_select_then_evaluate_with_soft_labels(
     arguments = ["select", str(candidates), *common, "--per-class", "3", "--labels", "soft", "-o", str(chosen)]
     assert run(monkeypatch, *arguments) == 0
     told = capsys.readouterr().out
-    assert f"9 texts in {chosen}, objective 0." in told
+    assert f"9 texts in {chosen}, loss " in told and "on held-out rows" in told
     assert (
         f"next: gendistill evaluate {chosen} --dataset {tiny_jsonl} --student {tiny_encoder_dir} --labels soft" in told
     )

@@ -27,7 +27,9 @@ def examples(n_per_class: int, seed: int = 0) -> list[Example]:
 
 @pytest.fixture(scope="module")
 def config(tiny_encoder_dir: Path) -> StudentConfig:
-    return StudentConfig(model=str(tiny_encoder_dir), steps=12, batch_size=8, max_tokens=32, learning_rate=1e-3)
+    return StudentConfig(
+        model=str(tiny_encoder_dir), steps=12, epochs=1.0, batch_size=8, max_tokens=32, learning_rate=1e-3
+    )
 
 
 @pytest.fixture(scope="module")
