@@ -115,9 +115,11 @@ def choose(
     :param finals: whether finalists of a portfolio may be trained on, which is what takes time.
     """
     objective = build_objective(config.objective.weights, inputs, config.objective.combine)
-    if config.selection.method != PORTFOLIO:
-        selection = _select(config, config.selection.method, objective, inputs, budgets, config.seed, previous)
-        return Choice(objective, selection)
+    method = config.selection.method
+    if method == PORTFOLIO and not len(inputs.candidate_labels):
+        method = "greedy"  # of no candidates: every filter turned all of a first round away
+    if method != PORTFOLIO:
+        return Choice(objective, _select(config, method, objective, inputs, budgets, config.seed, previous))
 
     def member_choice(member: Member, part: ObjectiveInputs, earlier: Sequence[int]) -> Selection:
         own = None

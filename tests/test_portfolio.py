@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gendistill import Config, choosing
 from gendistill.objectives import ObjectiveInputs, build_objective
 from gendistill.selection import Selection, select
 from gendistill.selection.diversity import Diversity
@@ -127,6 +128,12 @@ def test_refinement_keeps_the_distance_of_the_chosen(inputs: ObjectiveInputs) ->
     refined = refine(start, inputs, Diversity(embeddings, labels, 0.4), trials=100, seed=0)
     assert start.relaxed == {} and refined.chosen != start.chosen
     assert Diversity(embeddings, labels, 0.4).shortfalls(refined.chosen) == {}
+
+
+def test_no_candidates_are_an_empty_choice(inputs: ObjectiveInputs, dev: Rows) -> None:
+    nothing = inputs.candidates(torch.tensor([], dtype=torch.int64))
+    choice = choosing.choose(Config(), nothing, BUDGETS, held=choosing.Held(dev, lambda chosen, seed: dev.embeddings))
+    assert choice.selection.chosen == [] and choice.loss == 1.0
 
 
 def test_a_probe_loss_is_the_cross_entropy_of_the_probe(inputs: ObjectiveInputs, dev: Rows) -> None:
