@@ -150,7 +150,9 @@ def _json_object(line: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
-        raise DataError(f"{where}: no JSON ({error.msg} at column {error.colno}); one object per line") from error
+        raise DataError(
+            f"{where}: no JSON ({error.msg.removesuffix(' at')} at column {error.colno}); one object per line"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: no readable JSON ({error})") from error
     if not isinstance(value, dict):
@@ -162,7 +164,9 @@ def _json_array(path: Path, text: str) -> Iterator[Row]:
     try:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}: no JSON ({error.msg} at column {error.colno})") from error
+        raise DataError(
+            f"{path}, line {error.lineno}: no JSON ({error.msg.removesuffix(' at')} at column {error.colno})"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: no readable JSON ({error})") from error
     for number, row in enumerate(rows, 1):
