@@ -163,7 +163,7 @@ def test_halving_spends_its_runs_on_the_better_half_and_keeps_the_first() -> Non
     finalists = [judged(str(k), [0.0] * 5, [k]) for k in truth]
     left = halve(finalists, rollout, runs=16, first_seed=7)
     assert len(asked) <= 16
-    assert [one.name for one in left] == ["0", "1"] or [one.name for one in left] == ["0", "1", "3"]
+    assert [one.name for one in left] == ["0", "1"]
     assert len({one.runs for one in left}) == 1 and left[0].runs > 1
     assert {one.name: one.loss for one in left}["1"] == pytest.approx(0.1)
     assert sorted(seed for index, seed in asked if index == 1) == [7 + k for k in range(left[0].runs)]

@@ -182,8 +182,8 @@ def decide(judged: Sequence[Judged]) -> Judged:
 def halve(finalists: Sequence[Judged], rollout: Rollout, *, runs: int, first_seed: int) -> list[Judged]:
     """Successive halving by real training runs, all sets of a stage on the same seeds.
 
-    Every stage doubles the runs of those left and then keeps the better half. The first finalist is always kept, so
-    that the one who decides in the end can compare with it.
+    Every stage doubles the runs of those left and then keeps half of them: the first finalist, so that the one who
+    decides in the end can compare with it, and the best of the others.
 
     :param runs: students to train in all, at most (but one for each finalist).
     :return: those left, all with equally many runs, in the order they came.
@@ -201,8 +201,8 @@ def halve(finalists: Sequence[Judged], rollout: Rollout, *, runs: int, first_see
         spent += affordable * len(left)
         done += affordable
         if len(left) > 2:
-            ranked = sorted(left, key=lambda index: float(totals[index].sum()))
-            left = sorted({0, *ranked[: math.ceil(len(left) / 2)]})
+            others = sorted(left[1:], key=lambda index: float(totals[index].sum()))
+            left = sorted([0, *others[: math.ceil(len(left) / 2) - 1]])
     return [replace(finalists[index], losses=totals[index] / done, runs=done) for index in left]
 
 
