@@ -96,6 +96,13 @@ def test_an_earlier_choice_is_among_the_sets_so_the_loss_never_rises(inputs: Obj
     assert set(again.selection.chosen) == set(best.selection.chosen)
 
 
+def test_an_earlier_choice_that_left_a_budget_unfilled_does_not_win(inputs: ObjectiveInputs, dev: Rows) -> None:
+    best, _ = portfolio(inputs, dev, default_members({"meta_model": 1.0}, 1.0, 0), choose, trials=60)
+    weak = [Member("k-center", "k-center")]
+    again, _ = portfolio(inputs, dev, weak, choose, previous=best.selection.chosen[:-1])
+    assert again.loss > best.loss and is_a_choice(again.selection.chosen, inputs.candidate_labels)
+
+
 def test_members_see_their_share_of_every_class(inputs: ObjectiveInputs, dev: Rows) -> None:
     seen: list[ObjectiveInputs] = []
 

@@ -222,13 +222,14 @@ def portfolio(
 ) -> tuple[Judged, list[Judged]]:
     """Ask every member for a set, judge all on dev, return the winner and everything that probes judged.
 
-    :param previous: an earlier choice; it is one of the sets judged, so that over rounds the loss on dev never rises.
+    :param previous: an earlier choice; it is one of the sets judged, so that over rounds the loss on dev never rises,
+        unless it left a budget unfilled that the candidates can fill now.
     :param trials: probes that ``refine`` may train to improve the best set; the result is one more set to judge.
     :param finalists: with more than 1, the best by probes are judged by ``rollout``, ``runs`` times in all at most.
     """
     with coarse_threads():
         sets = list(propose(members, inputs, choose, previous))
-        if previous:
+        if previous and len(previous) == len(sets[0][1].chosen):  # one that a larger pool can fill up is no rival
             sets.append(("choice of the round before", Selection(list(previous), None)))
         judged = [Judged(name, one, probe_losses(inputs, one.chosen, dev), 0) for name, one in sets]
         winner = min(judged, key=least)
