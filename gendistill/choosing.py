@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gendistill.config import Config
 from gendistill.errors import ConfigError
 from gendistill.examples import Example
+from gendistill.inputs import NEED_SEGMENTS
 from gendistill.objectives import OBJECTIVES, Objective, ObjectiveInputs, build_objective
 from gendistill.selection import METHODS, Selection, select
 from gendistill.selection.diversity import Diversity
@@ -20,6 +21,7 @@ from gendistill.students.base import Student
 
 PORTFOLIO = "portfolio"
 NEED_BODY_GRADIENTS = ("gradient_body", "meta_model_gradient")  # objectives
+NEED_TRAINING = (*NEED_SEGMENTS, *NEED_BODY_GRADIENTS)
 
 
 def check_names(config: Config) -> None:
@@ -30,6 +32,14 @@ def check_names(config: Config) -> None:
     body = [name for name in NEED_BODY_GRADIENTS if config.objective.weights.get(name)]
     if body and not config.student.gradient_dims:
         raise ConfigError(f"objective.weights: {body[0]} needs gradients of the body; set student.gradient_dims to 512")
+    linear = [name for name in config.objective.students if name.partition(":")[0] in STUDENTS]
+    stepwise = [name for name in NEED_TRAINING if config.objective.weights.get(name)]
+    if linear and stepwise:
+        raise ConfigError(
+            f"objective.students: {linear[0]} is not trained step by step, which {stepwise[0]} needs; leave one out"
+        )
+    if config.student.model in config.objective.students:
+        raise ConfigError(f"objective.students: {config.student.model} is the student that chooses already")
     if config.student.model.partition(":")[0] in STUDENTS:
         raise ConfigError(
             f"student.model: {config.student.model} can be measured (gendistill evaluate), but it cannot choose; "
@@ -50,11 +60,15 @@ class Held:
 
 
 def held_out(
-    config: Config, dev: Sequence[Example], embeddings: Tensor, candidates: Sequence[Example], num_classes: int
+    config: Config,
+    dev: Sequence[Example],
+    embeddings: Sequence[Tensor],
+    candidates: Sequence[Example],
+    num_classes: int,
 ) -> Held:
     """Dev as a portfolio needs it.
 
-    :param embeddings: (m, d) float32 of the dev rows, of length 1.
+    :param embeddings: one a student, (m, d) float32 of the dev rows, of length 1.
     :param candidates: those that roll-outs train on.
     """
     labels = torch.tensor([row.label for row in dev], dtype=torch.int64)
@@ -67,7 +81,7 @@ def held_out(
         probabilities = students[0].predict(dev).double()
         return nn.functional.nll_loss(probabilities.clamp_min(1e-12).log(), labels, reduction="none")
 
-    return Held(Rows(embeddings, labels), rollout)
+    return Held(Rows(tuple(embeddings), labels), rollout)
 
 
 @dataclass(frozen=True)
@@ -124,7 +138,7 @@ def choose(
     def member_choice(member: Member, part: ObjectiveInputs, earlier: Sequence[int]) -> Selection:
         own = None
         if member.method == "greedy":
-            own = build_objective(member.weights, replace(part, ridge=member.ridge), config.objective.combine)
+            own = build_objective(member.weights, part.with_ridge(member.ridge), config.objective.combine)
         return _select(config, member.method, own, part, budgets, member.seed, earlier)
 
     winner, judged = portfolio(

@@ -136,6 +136,10 @@ class ObjectiveConfig(Section):
     ridge: float | list[float] = Field(
         0.3, description="regularisation of the meta-model's kernel ridge regression; of several, the mean loss"
     )
+    students: list[str] = Field(
+        default_factory=list,
+        description="further students that the choice must serve: tfidf, static:<model>, or a model to fine-tune",
+    )
     combine: Literal["mean", "worst"] = Field("mean", description="what counts where several students are chosen for")
     target_rows_per_class: int = Field(
         100, ge=1, description="real rows whose features at every checkpoint are matched, at most"
@@ -146,6 +150,13 @@ class ObjectiveConfig(Section):
     def _weights(cls, value: dict[str, float]) -> dict[str, float]:
         if not value or any(weight < 0 for weight in value.values()) or not any(value.values()):
             raise ValueError("give at least one objective a positive weight")
+        return value
+
+    @field_validator("students")
+    @classmethod
+    def _students(cls, value: list[str]) -> list[str]:
+        if len(set(value)) != len(value):
+            raise ValueError("each further student once")
         return value
 
     @field_validator("ridge")

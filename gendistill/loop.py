@@ -27,6 +27,7 @@ from gendistill.errors import GenerationError
 from gendistill.evaluate import Draw, Measured, evaluate, random_rows, stratified_sample
 from gendistill.examples import Candidate, Example, by_class
 from gendistill.filters import FilterReport, Rejection, TextFilter
+from gendistill.further import FurtherStudent, file_name, further_students, with_further
 from gendistill.generators import Generator, build_generator
 from gendistill.inputs import RealSide, objective_inputs, real_side
 from gendistill.objectives import Objective
@@ -126,12 +127,14 @@ class _Run:
         self.report = FilterReport()
         self.text_filter = TextFilter(config.filters, self.real.train)
         self.pool = Pool()
+        self.others: list[FurtherStudent] = []
         self.asked = [0] * self.num_classes
 
     def go(self) -> Distilled:
         real = real_side(self.config, self.real.train, self.num_classes, self.teacher)
         reference = self._reference(real)
-        dev_embeddings = self.teacher.embeddings("dev", self.real.dev)
+        self.others = further_students(self.config, real, self.real.train, self.real.dev, self.store, self.reporter)
+        dev = [self.teacher.embeddings("dev", self.real.dev), *(other.dev for other in self.others)]
         teacher_accuracy = self._teacher_accuracy()
         rounds: list[Round] = []
         choice: Choice | None = None
@@ -145,8 +148,10 @@ class _Run:
             kept, replies = self._judge(number, planned, reference)
             self._must_have_every_class(number)
             inputs = objective_inputs(self.config, real, self.pool.labels, self.pool.embeddings, self.pool.features)
+            if self.pool.candidates:
+                inputs = with_further(inputs, self.others)
             with self.reporter.track(f"choose {number}", 1) as advance:
-                held = held_out(self.config, self.real.dev, dev_embeddings, self.pool.examples, self.num_classes)
+                held = held_out(self.config, self.real.dev, dev, self.pool.examples, self.num_classes)
                 last = number >= self.config.rounds
                 before = choice.selection.chosen if choice else ()
                 choice = choose(self.config, inputs, real.budgets, before, held=held, finals=last)
@@ -181,7 +186,8 @@ class _Run:
             real=self.real,
         )
         self.store.write("README.md", run_card(self.config, result, self.generator.name, self.store.tokens()))
-        self.store.drop_folder(FOLDER)  # large, and every feature that came of it is kept
+        for folder in (FOLDER, *map(file_name, self.config.objective.students)):
+            self.store.drop_folder(folder)  # large, and every feature that came of it is kept
         return result
 
     # -- the real side --------------------------------------------------------------------------------------------
@@ -283,6 +289,8 @@ class _Run:
         if result.features:
             kept = [judged[row][0] for row in result.kept]
             self.pool.extend(kept, [result.scores[row] for row in result.kept], result.embeddings, result.features)
+            for other in self.others:
+                other.see(f"round-{number}", [candidate.example for candidate in kept])
         for (candidate, _), verdict in zip(judged, verdicts, strict=True):
             self.report.add(candidate.example.text, verdict)
         self.store.add_candidates(

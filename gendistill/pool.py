@@ -14,7 +14,7 @@ from gendistill.errors import DataError, GenerationError
 from gendistill.examples import Candidate, Example
 from gendistill.filters import FilterReport, Rejection, TextFilter, feature_filter
 from gendistill.generators.base import Reply
-from gendistill.students.base import Features
+from gendistill.students.base import Features, joined
 from gendistill.tasks import TextClassification
 from gendistill.teacher import Teacher
 
@@ -55,7 +55,7 @@ class Pool:
             self.embeddings, self.features = embeddings, list(features)
         else:
             self.embeddings = torch.cat([self.embeddings, embeddings])
-            self.features = [_joined(a, b) for a, b in zip(self.features, features, strict=True)]
+            self.features = [joined(parts) for parts in zip(self.features, features, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,6 @@ def judge(
     rows = [i for i, rejection in enumerate(checked.rejections) if rejection is None]
     kept = [part.rows(rows) for part in features]
     return Judgement(final, scores, [passed[i] for i in rows], embeddings[rows], kept)
-
-
-def _joined(a: Features, b: Features) -> Features:
-    gradient = None if a.gradient is None or b.gradient is None else torch.cat([a.gradient, b.gradient])
-    return Features(torch.cat([a.hidden, b.hidden]), torch.cat([a.probabilities, b.probabilities]), gradient)
 
 
 class GarbageWatch:

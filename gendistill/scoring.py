@@ -19,6 +19,7 @@ from gendistill.data.candidates import CandidateFile, read_candidates
 from gendistill.errors import DataError
 from gendistill.examples import Example
 from gendistill.filters import FilterReport, Rejection, TextFilter
+from gendistill.further import further_students, with_further
 from gendistill.inputs import RealSide, objective_inputs, real_side
 from gendistill.objectives import ObjectiveInputs, build_objective
 from gendistill.objectives.linear import coarse_threads
@@ -224,9 +225,13 @@ def _filtered(candidates: Path | Literal["real"], config: Config, reporter: Repo
             + (hint if 2 * copies > len(given) else "")
         )
     labels = torch.tensor([examples[row].label for row in result.kept], dtype=torch.int64)
-    inputs = objective_inputs(config, side, labels, result.embeddings, result.features)
     kept = [examples[row] for row in result.kept]
-    held = held_out(config, real.dev, teacher.embeddings("dev", real.dev), kept, len(real.label_names))
+    others = further_students(config, side, real.train, real.dev, MemoryStore(), reporter)
+    for other in others:
+        other.see("candidates", kept)
+    inputs = with_further(objective_inputs(config, side, labels, result.embeddings, result.features), others)
+    dev = [teacher.embeddings("dev", real.dev), *(other.dev for other in others)]
+    held = held_out(config, real.dev, dev, kept, len(real.label_names))
     reporter.say(f"{len(result.kept):,} of {len(given):,} candidates pass; turned away: {report.summary()}")
     scores: list[dict[str, Any]] = [dict(values) for values in result.scores]
     return Scored(name, real, given, result.verdicts, scores, side.budgets, result.kept, inputs, held, report, accuracy)

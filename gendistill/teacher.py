@@ -66,7 +66,9 @@ class MemoryStore:
 
 
 class Teacher:
-    """:param real: the rows that it is trained on."""
+    """:param real: the rows that it is trained on.
+    :param name: of its folder in the store; what a further student's teacher keeps is named after it.
+    """
 
     def __init__(
         self,
@@ -76,8 +78,10 @@ class Teacher:
         store: TeacherStore,
         reporter: Reporter,
         seed: int,
+        name: str = FOLDER,
     ) -> None:
-        self.config, self.student, self.real = config, student, real
+        self.config, self.student, self.real, self.folder = config, student, real, name
+        self._prefix = "" if name == FOLDER else f"{name}."
         self.store, self.reporter, self.seed = store, reporter, seed
         self._ready = False
         self._embedder: SentenceTransformer | None = None
@@ -85,24 +89,24 @@ class Teacher:
     @property
     def available(self) -> bool:
         """Whether it is trained already, in memory or in the store."""
-        return self._ready or self.store.saved_folder(FOLDER) is not None
+        return self._ready or self.store.saved_folder(self.folder) is not None
 
     def prepare(self) -> EncoderStudent:
         """The trained student: loaded from the store, or trained and saved there."""
         if self._ready:
             return self.student
-        folder = self.store.saved_folder(FOLDER)
+        folder = self.store.saved_folder(self.folder)
         if folder is not None:
             self.student.load(folder)
         else:
-            with self.reporter.track("train teacher", self.config.training_steps(len(self.real))) as advance:
+            with self.reporter.track(f"train {self.folder}", self.config.training_steps(len(self.real))) as advance:
                 self.student.fit(
                     self.real,
                     seed=self.seed,
                     checkpoints=self.config.checkpoints,
                     progress=lambda done, total: advance(done),
                 )
-            self.store.save_folder(FOLDER, self.student.save)
+            self.store.save_folder(self.folder, self.student.save)
         self._ready = True
         return self.student
 
@@ -125,7 +129,7 @@ class Teacher:
 
     def segments(self) -> tuple[Segment, ...]:
         """What its training did to it from one checkpoint to the next, in order."""
-        arrays = self.store.load_features("segments", [])
+        arrays = self.store.load_features(f"{self._prefix}segments", [])
         if arrays is None:
             arrays = {
                 f"{part}.{t}": values
@@ -133,7 +137,7 @@ class Teacher:
                 for part in ("head", "head_scale", "body")
                 if (values := getattr(segment, part)) is not None
             }
-            self.store.save_features("segments", [], arrays)
+            self.store.save_features(f"{self._prefix}segments", [], arrays)
         return tuple(
             Segment(arrays[f"head.{t}"], arrays.get(f"head_scale.{t}"), arrays.get(f"body.{t}"))
             for t in range(self.config.checkpoints - 1)
@@ -180,14 +184,14 @@ class Teacher:
     def _stored(self, name: str, examples: Sequence[Example], compute: _Compute) -> dict[str, Tensor]:
         """Arrays for the examples, chunk by chunk, each chunk from its file if it is there."""
         chunks = [examples[start : start + CHUNK] for start in range(0, max(len(examples), 1), CHUNK)]
-        files = [f"{name}-{index:05d}" for index in range(len(chunks))]
+        files = [f"{self._prefix}{name}-{index:05d}" for index in range(len(chunks))]
         ids = [[row.id for row in rows] for rows in chunks]
         parts = [self.store.load_features(file, keys) for file, keys in zip(files, ids, strict=True)]
         if compute == self._everything and None in parts:
             self.prepare()  # before the bar of this stage: it has one of its own
         done = sum(len(rows) for rows, part in zip(chunks, parts, strict=True) if part is not None)
         whole: list[dict[str, Tensor]] = []
-        with self.reporter.track(f"features of {name}", len(examples), done=done) as advance:
+        with self.reporter.track(f"features of {self._prefix}{name}", len(examples), done=done) as advance:
             for file, keys, rows, part in zip(files, ids, chunks, parts, strict=True):
                 if part is None:
                     part = compute(rows, _rows_done(advance, done, len(rows)))

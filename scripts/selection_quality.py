@@ -210,7 +210,7 @@ def choose_one(
         feature_rows=targets,
         segments=segments,
     )
-    held = held_out(config, rows.dev, known["dev"], pool, rows.classes)
+    held = held_out(config, rows.dev, [known["dev"]], pool, rows.classes)
     choice = choose(config, inputs, [key.per_class] * rows.classes, held=held)
     chosen = choice.selection.chosen
     weight, bias = fit_probe(FEATURE_SCALE * embeddings[chosen], labels[chosen], rows.classes)

@@ -31,6 +31,10 @@ def another_student(inputs: ObjectiveInputs) -> ObjectiveInputs:
     )
 
 
+def with_another(inputs: ObjectiveInputs) -> ObjectiveInputs:
+    return dataclasses.replace(inputs, others=(another_student(inputs),))
+
+
 def build(name: str, inputs: ObjectiveInputs) -> Objective:
     weights = {"gradient": 0.3, "meta_model": 2.0}
     if name == "weighted":
@@ -38,9 +42,9 @@ def build(name: str, inputs: ObjectiveInputs) -> Objective:
     if name == "several ridges":
         return OBJECTIVES["meta_model"](dataclasses.replace(inputs, ridge=(0.05, 0.5, 5.0)))
     if name == "mean of students":
-        return build_objective(weights, [inputs, another_student(inputs)])
+        return build_objective(weights, with_another(inputs))
     if name == "worst of students":
-        return build_objective(weights, [inputs, another_student(inputs)], "worst")
+        return build_objective(weights, with_another(inputs), "worst")
     return OBJECTIVES[name](inputs)
 
 
@@ -181,17 +185,23 @@ def test_weights_are_shares_of_what_nothing_costs():
 
 def test_students_count_as_their_mean_or_their_worst():
     inputs = make_inputs(9)
-    students = [inputs, another_student(inputs)]
+    both = with_another(inputs)
     chosen = [0, 1, 2, 20]
-    losses = [OBJECTIVES["meta_model"](student).loss(chosen) for student in students]
+    losses = [OBJECTIVES["meta_model"](student).loss(chosen) for student in both.students]
     assert abs(losses[0] - losses[1]) > 0.01
-    mean, worst = (build_objective({"meta_model": 1}, students, combine) for combine in ("mean", "worst"))
+    mean, worst = (build_objective({"meta_model": 1}, both, combine) for combine in ("mean", "worst"))
     assert mean.loss(chosen) == pytest.approx(sum(losses) / 2, abs=1e-12)
     assert worst.loss(chosen) == max(losses)
-    with pytest.raises(DataError, match="different candidates"):
-        build_objective({"meta_model": 1}, [inputs, make_inputs(1)])
-    with pytest.raises(ConfigError, match="one student"):
-        build_objective({"meta_model": 1}, [])
+    with pytest.raises(DataError, match="different rows"):
+        dataclasses.replace(inputs, others=(make_inputs(1),))
+
+
+def test_some_of_the_candidates_and_another_ridge_are_so_for_every_student():
+    rows = torch.tensor([0, 3, 5, 20])
+    part = with_another(make_inputs(9)).candidates(rows).with_ridge(2.0)
+    assert [student.ridge for student in part.students] == [2.0, 2.0]
+    expected = another_student(make_inputs(9)).candidate_embeddings[rows]
+    assert torch.equal(part.students[1].candidate_embeddings, expected)
 
 
 def test_a_sum_is_submodular_if_all_its_parts_are():

@@ -54,7 +54,8 @@ def inputs() -> ObjectiveInputs:
 
 @pytest.fixture(scope="module")
 def dev() -> Rows:
-    return Rows(*clouds(30, 2))
+    embeddings, labels = clouds(30, 2)
+    return Rows((embeddings,), labels)
 
 
 def choose(member: Member, part: ObjectiveInputs, previous: Sequence[int]) -> Selection:
@@ -117,7 +118,7 @@ def test_members_see_their_share_of_every_class(inputs: ObjectiveInputs, dev: Ro
 
 def test_refinement_lowers_the_probe_loss_on_real_rows_within_its_trials(inputs: ObjectiveInputs) -> None:
     start = select("random", None, inputs.candidate_embeddings, inputs.candidate_labels, BUDGETS, seed=3)
-    real = Rows(inputs.real_embeddings, inputs.real_labels)
+    real = Rows((inputs.real_embeddings,), inputs.real_labels)
     before = probe_losses(inputs, start.chosen, real).mean()
     few = refine(start, inputs, None, trials=8, seed=0)
     many = refine(start, inputs, None, trials=100, seed=0)
@@ -139,14 +140,16 @@ def test_refinement_keeps_the_distance_of_the_chosen(inputs: ObjectiveInputs) ->
 
 def test_no_candidates_are_an_empty_choice(inputs: ObjectiveInputs, dev: Rows) -> None:
     nothing = inputs.candidates(torch.tensor([], dtype=torch.int64))
-    choice = choosing.choose(Config(), nothing, BUDGETS, held=choosing.Held(dev, lambda chosen, seed: dev.embeddings))
+    choice = choosing.choose(
+        Config(), nothing, BUDGETS, held=choosing.Held(dev, lambda chosen, seed: dev.embeddings[0])
+    )
     assert choice.selection.chosen == [] and choice.loss == 1.0
 
 
 def test_a_probe_loss_is_the_cross_entropy_of_the_probe(inputs: ObjectiveInputs, dev: Rows) -> None:
     chosen = [0, 1, 41, 42, 81, 82]
     weight, bias = fit_probe(10 * inputs.candidate_embeddings[chosen], inputs.candidate_labels[chosen], CLASSES)
-    logits = (10 * dev.embeddings) @ weight.T + bias
+    logits = (10 * dev.embeddings[0]) @ weight.T + bias
     expected = -logits.log_softmax(1)[torch.arange(len(dev.labels)), dev.labels]
     torch.testing.assert_close(probe_losses(inputs, chosen, dev).float(), expected, rtol=1e-4, atol=1e-5)
 

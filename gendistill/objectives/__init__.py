@@ -42,6 +42,12 @@ class ObjectiveInputs:
     ridge: float | Sequence[float] = 0.1  # of the meta-models; of several, the mean of their losses
     feature_rows: Tensor | None = None  # (k,) int64: the real rows that have features, which cost more than embeddings
     segments: tuple[Segment, ...] = ()  # one between each two neighbouring checkpoints, for the trajectory family
+    others: tuple[ObjectiveInputs, ...] = ()  # what further students see of the same candidates and the same real rows
+
+    @property
+    def students(self) -> tuple[ObjectiveInputs, ...]:
+        """One a student, this one first."""
+        return (replace(self, others=()), *self.others) if self.others else (self,)
 
     @property
     def feature_labels(self) -> Tensor:
@@ -55,7 +61,12 @@ class ObjectiveInputs:
             candidate_labels=self.candidate_labels[rows],
             candidate_features=[features.rows(rows) for features in self.candidate_features],
             candidate_embeddings=self.candidate_embeddings[rows],
+            others=tuple(other.candidates(rows) for other in self.others),
         )
+
+    def with_ridge(self, ridge: float | Sequence[float]) -> ObjectiveInputs:
+        """The same with another ridge, for every student."""
+        return replace(self, ridge=ridge, others=tuple(other.with_ridge(ridge) for other in self.others))
 
     def __post_init__(self) -> None:
         if self.num_classes < 2:
@@ -72,6 +83,12 @@ class ObjectiveInputs:
         _check("real rows", self.feature_labels, self.real_features, None, self.num_classes)
         if len(self.real_labels) == 0:
             raise DataError("objectives need real rows to compare with, got none")
+        for other in self.others:
+            if not (
+                torch.equal(other.candidate_labels, self.candidate_labels)
+                and torch.equal(other.real_labels, self.real_labels)
+            ):
+                raise DataError("the students were shown different rows: give all of them the same, in the same order")
         if self.segments and len(self.segments) != len(self.real_features) - 1:
             raise DataError(
                 f"{len(self.segments)} segments of training for {len(self.real_features)} checkpoints: there must be "
@@ -119,28 +136,21 @@ OBJECTIVES: dict[str, Callable[[ObjectiveInputs], Objective]] = {
 
 def build_objective(
     weights: Mapping[str, float],
-    inputs: ObjectiveInputs | Sequence[ObjectiveInputs],
+    inputs: ObjectiveInputs,
     combine: Literal["mean", "worst"] = "mean",
 ) -> Objective:
     """The weighted sum of the named objectives, even of one, so that the empty set always costs 1.
 
     :param weights: objective name -> weight; objectives with weight 0 are not built.
-    :param inputs: what one student says of the candidates and the real rows, or a sequence of it, one a student, all
-        over the same candidates.
-    :param combine: of several students, the mean or the worst of their weighted sums.
-    :raises ConfigError: an unknown name, a negative weight, none positive, or no student.
-    :raises DataError: an objective lacks what it needs, or the students see different candidates.
+    :param combine: of several students (``inputs.others``), the mean or the worst of their weighted sums.
+    :raises ConfigError: an unknown name, a negative weight or none positive.
+    :raises DataError: an objective lacks what it needs.
     """
     for name in weights:
         if name not in OBJECTIVES:
             raise ConfigError(f"objective.weights: no objective {name!r}; there are {', '.join(sorted(OBJECTIVES))}")
-    students = [inputs] if isinstance(inputs, ObjectiveInputs) else list(inputs)
-    if not students:
-        raise ConfigError("objectives need the features of one student at least, got none")
-    if any(not torch.equal(student.candidate_labels, students[0].candidate_labels) for student in students):
-        raise DataError("the students were shown different candidates: give all of them the same, in the same order")
     named = [(weight, OBJECTIVES[name]) for name, weight in sorted(weights.items()) if weight != 0]
-    sums = [WeightedSum([(weight, build(student)) for weight, build in named]) for student in students]
+    sums = [WeightedSum([(weight, build(student)) for weight, build in named]) for student in inputs.students]
     if len(sums) == 1:
         return sums[0]
     return Worst(sums) if combine == "worst" else WeightedSum([(1.0, one) for one in sums], name="students")

@@ -18,9 +18,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from gendistill.objectives import ObjectiveInputs
+from gendistill.objectives import ObjectiveInputs, build_objective
 from gendistill.objectives.linear import coarse_threads
-from gendistill.objectives.meta_model import meta_model
 from gendistill.selection import Selection
 from gendistill.selection.diversity import Diversity
 from gendistill.selection.greedy import TIE
@@ -67,7 +66,7 @@ class Judged:
 class Rows:
     """Real rows that probes are scored on. CPU tensors."""
 
-    embeddings: Tensor  # (m, d) float32, rows of length 1
+    embeddings: tuple[Tensor, ...]  # one a student, (m, d) float32, rows of length 1
     labels: Tensor  # (m,) int64
 
 
@@ -109,11 +108,18 @@ def _visible(labels: Tensor, member: Member) -> Tensor | None:
 
 
 def probe_losses(inputs: ObjectiveInputs, chosen: Sequence[int], rows: Rows) -> Tensor:
-    """(m,) float64: cross-entropy of each row by the logistic probe that a student's head starts from."""
-    train = FEATURE_SCALE * inputs.candidate_embeddings[list(chosen)]
-    weight, bias = fit_probe(train, inputs.candidate_labels[list(chosen)], inputs.num_classes)
-    logits = nn.functional.linear(FEATURE_SCALE * rows.embeddings, weight, bias)
-    return nn.functional.cross_entropy(logits.double(), rows.labels, reduction="none")
+    """(m,) float64: cross-entropy of each row by the logistic probe that a student's head starts from.
+
+    The mean over the students, if there are several.
+    """
+    labels = inputs.candidate_labels[list(chosen)]
+    losses = []
+    for student, embeddings in zip(inputs.students, rows.embeddings, strict=True):
+        train = FEATURE_SCALE * student.candidate_embeddings[list(chosen)]
+        weight, bias = fit_probe(train, labels, inputs.num_classes)
+        logits = nn.functional.linear(FEATURE_SCALE * embeddings, weight, bias)
+        losses.append(nn.functional.cross_entropy(logits.double(), rows.labels, reduction="none"))
+    return torch.stack(losses).mean(0)
 
 
 def refine(
@@ -137,8 +143,8 @@ def refine(
     """
     generator = torch.Generator().manual_seed(seed)
     sample = torch.randperm(len(inputs.real_labels), generator=generator)[:judged_on]
-    rows = Rows(inputs.real_embeddings[sample], inputs.real_labels[sample])
-    guide = meta_model(inputs)
+    rows = Rows(tuple(student.real_embeddings[sample] for student in inputs.students), inputs.real_labels[sample])
+    guide = build_objective({"meta_model": 1.0}, inputs)
     chosen = list(winner.chosen)
     loss = float(probe_losses(inputs, chosen, rows).mean())
     left = trials

@@ -27,6 +27,18 @@ class Features:
         return Features(self.hidden[keep], self.probabilities[keep], gradient)
 
 
+def joined(parts: Sequence[Features]) -> Features:
+    """Rows of several batches as one."""
+    import torch
+
+    gradients = [part.gradient for part in parts if part.gradient is not None]
+    return Features(
+        torch.cat([part.hidden for part in parts]),
+        torch.cat([part.probabilities for part in parts]),
+        torch.cat(gradients) if len(gradients) == len(parts) else None,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """What a stretch of training on the real data did to a student, from one checkpoint to the next. CPU tensors.
