@@ -7,13 +7,19 @@
 Real rows are the pool, so that only selection differs. A set s of every method is chosen from the same 2,000 rows of
 train drawn by seed s; methods see those and dev (held out of train), never test. Every step can be stopped and started
 again: what is in the results file is not done twice.
+
+With ``--pool FOLDER`` the candidates are texts that a generator wrote, FOLDER/<dataset>.jsonl.gz with text and label:
+set s is chosen from 0.8 of them drawn by seed s, for the same real rows. ``pool`` writes such a file from a run's
+candidates that passed its filters (``python scripts/selection_quality.py pool RUN --pool FOLDER``).
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import multiprocessing
+import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +31,7 @@ import torch
 
 from gendistill import Config
 from gendistill.choosing import choose, held_out
-from gendistill.config import StudentConfig
+from gendistill.config import StudentConfig, load_config
 from gendistill.data import load_real
 from gendistill.evaluate import stratified_sample
 from gendistill.examples import Example
@@ -42,7 +48,7 @@ DATASETS = ("sst2_sentence", "ag_news", "trec")
 BASELINES = ("random", "herding", "k-means-nearest", "k-center")
 STUDENTS = {"minilm": "builtin:minilm", "tfidf": "tfidf", "static": "static:builtin:minilm"}
 Settings = dict[str, Any]
-POOL, DEV = 2000, 500
+POOL, DEV, SHARE = 2000, 500, 0.8
 RECIPE: Settings = {"max_tokens": 64}  # of every student, on top of the defaults
 FULL = "full data"
 
@@ -100,7 +106,8 @@ class Rows:
         self.train = stratified_sample(real.train, self.classes, args.max_train_rows, 0)
         self.dev = stratified_sample(real.dev, self.classes, DEV, 0)
         self.test = stratified_sample(real.test, self.classes, args.max_test_rows, 0)
-        self.by_id = {row.id: row for row in self.train}
+        self.written = read_pool(args.pool / f"{name}.jsonl.gz", real.label_names) if args.pool else []
+        self.by_id = {row.id: row for row in (*self.train, *self.written)}
         self.folder = args.out / "features" / name
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -109,9 +116,18 @@ class Rows:
 
         def compute() -> dict[str, torch.Tensor]:
             student = EncoderStudent(self.config.student, self.classes)
-            return {part: student.embed(getattr(self, part)) for part in ("train", "dev", "test")}
+            return {part: student.embed(getattr(self, part)) for part in ("train", "dev", "test", "written")}
 
         return self._kept("embeddings.pt", compute)
+
+    def candidates(self, seed: int, known: dict[str, torch.Tensor]) -> tuple[list[Example], torch.Tensor]:
+        """What set ``seed`` is chosen from, and its embeddings."""
+        part, name, size = (
+            (self.written, "written", int(SHARE * len(self.written))) if self.written else (self.train, "train", POOL)
+        )
+        pool = stratified_sample(part, self.classes, size, seed)
+        position = {row.id: index for index, row in enumerate(part)}
+        return pool, known[name][[position[row.id] for row in pool]]
 
     def teacher(self) -> tuple[list[Features], tuple[Segment, ...]]:
         """Features of train at the checkpoints of a teacher, and the segments of its training."""
@@ -127,6 +143,24 @@ class Rows:
         if not (self.folder / name).exists():
             torch.save(compute(), self.folder / name)
         return torch.load(self.folder / name, weights_only=False)
+
+
+def read_pool(path: Path, label_names: Sequence[str]) -> list[Example]:
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    return [Example((row["text"],), label_names.index(row["label"])) for row in rows]
+
+
+def write_pool(args: argparse.Namespace) -> None:
+    """The candidates of a run that passed its filters, in the order asked."""
+    names = load_real(load_config(args.run / "config.yaml").data, per_class=1, seed=0).label_names
+    with sqlite3.connect(args.run / "run.db") as db:
+        found = db.execute("SELECT fields, label FROM candidates WHERE filter IS NULL ORDER BY rowid").fetchall()
+    args.pool.mkdir(parents=True, exist_ok=True)
+    path = args.pool / f"{args.run.name.removeprefix('pool-')}.jsonl.gz"
+    lines = [json.dumps({"text": json.loads(fields)[0], "label": names[label]}) + "\n" for fields, label in found]
+    path.write_bytes(gzip.compress("".join(lines).encode("utf-8"), mtime=0))
+    print(f"{len(lines)} texts in {path}")
 
 
 def score(probabilities: torch.Tensor, rows: Sequence[Example]) -> float:
@@ -166,6 +200,8 @@ def choose_all(args: argparse.Namespace) -> None:
         wanted = [key for key in keys(args) if key.dataset == name and key not in done]
         if not wanted:
             continue
+        if args.pool and any(needs_teacher(key.method) for key in wanted):
+            raise SystemExit("with --pool there are no features of a teacher: name --methods that need none")
         rows = Rows(name, args)
         known = rows.embeddings()
         taught = rows.teacher() if any(needs_teacher(key.method) for key in wanted) else ([], ())
@@ -191,20 +227,20 @@ def choose_one(
         update={"per_class": key.per_class, "seed": key.set}
         | {name: type(getattr(rows.config, name))(**values) for name, values in settings.items()}
     )
-    pool = stratified_sample(rows.train, rows.classes, POOL, key.set)
-    position = {row.id: index for index, row in enumerate(rows.train)}
-    index = torch.tensor([position[row.id] for row in pool])
+    pool, embeddings = rows.candidates(key.set, known)
     labels = torch.tensor([row.label for row in pool])
-    embeddings = known["train"][index]
+    real = stratified_sample(rows.train, rows.classes, POOL, key.set)
+    position = {row.id: index for index, row in enumerate(rows.train)}
+    index = torch.tensor([position[row.id] for row in real])
     features = [part.rows(index) for part in taught]
-    targets = torch.tensor(target_rows(pool, rows.classes, config.objective.target_rows_per_class, key.set))
+    targets = torch.tensor(target_rows(real, rows.classes, config.objective.target_rows_per_class, key.set))
     inputs = ObjectiveInputs(
         candidate_labels=labels,
-        real_labels=labels,
+        real_labels=torch.tensor([row.label for row in real]),
         candidate_features=features,
         real_features=[part.rows(targets) for part in features],
         candidate_embeddings=embeddings,
-        real_embeddings=embeddings,
+        real_embeddings=known["train"][index],
         num_classes=rows.classes,
         ridge=config.objective.ridge,
         feature_rows=targets,
@@ -333,14 +369,16 @@ def table(args: argparse.Namespace) -> None:
         for (name, _), runs in found.get(FULL, {}).items():
             values = [value for one in runs.values() for value in one]
             print(f"\n{FULL}, {name}: {np.mean(values):.1f} ({len(values)} runs)")
-        counts = [len(runs) for cell in found["portfolio"].values() for runs in cell.values()]
-        sets_each = [len(cell) for cell in found["portfolio"].values()]
+        counts = [len(runs) for cell in found["portfolio"].values() for runs in cell.values()] or [0]
+        sets_each = [len(cell) for cell in found["portfolio"].values()] or [0]
         print(f"\n{min(sets_each)} to {max(sets_each)} sets a cell, {min(counts)} to {max(counts)} runs a set.")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("choose", "train", "table"))
+    parser.add_argument("step", choices=("pool", "choose", "train", "table"))
+    parser.add_argument("run", nargs="?", type=Path, help="pool: a run directory")
+    parser.add_argument("--pool", type=Path, help="folder of generated candidates, <dataset>.jsonl.gz")
     parser.add_argument("--data-dir", type=Path, default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     parser.add_argument("--datasets", nargs="+", default=list(DATASETS))
@@ -355,8 +393,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     args.results, args.sets_file = args.out / "results.jsonl", args.out / "sets.jsonl"
+    if args.step == "pool" and not (args.run and args.pool):
+        parser.error("pool needs a run directory and --pool FOLDER")
     args.out.mkdir(parents=True, exist_ok=True)
-    {"choose": choose_all, "train": train_all, "table": table}[args.step](args)
+    {"pool": write_pool, "choose": choose_all, "train": train_all, "table": table}[args.step](args)
 
 
 if __name__ == "__main__":
