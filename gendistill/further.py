@@ -46,10 +46,11 @@ class LinearEyes:
         student.fit(train, seed=seed)
 
     def embeddings(self, name: str, examples: Sequence[Example]) -> Tensor:
-        return nn.functional.normalize(self.student.features(examples).hidden, dim=1)
+        return self.features(name, examples)[0]
 
     def features(self, name: str, examples: Sequence[Example]) -> tuple[Tensor, list[Features]]:
-        return self.embeddings(name, examples), [self.student.features(examples)]
+        features = self.student.features(examples)
+        return nn.functional.normalize(features.hidden, dim=1), [features]
 
     def segments(self) -> tuple[Segment, ...]:
         return ()
