@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gendistill.config import Config
 from gendistill.examples import Example
-from gendistill.inputs import NEED_SEGMENTS, RealSide, objective_inputs
+from gendistill.inputs import RealSide, needs_segments, objective_inputs
 from gendistill.objectives import ObjectiveInputs
 from gendistill.progress import Reporter
 from gendistill.students import build_student
@@ -79,13 +79,11 @@ class FurtherStudent:
             if isinstance(student, EncoderStudent)
             else LinearEyes(student, train, config.seed)
         )
-        embeddings, features = self._look("real", real.examples)
-        asked = any(name in NEED_SEGMENTS for name in wanted)
         self.real = replace(
             real,
-            embeddings=embeddings,
-            target_features=[part.rows(real.target_rows) for part in features],
-            segments=self.eyes.segments() if asked else (),
+            embeddings=self.eyes.embeddings("real", real.examples),
+            target_features=self._look("target", [real.examples[row] for row in real.target_rows])[1],
+            segments=self.eyes.segments() if needs_segments(config) else (),
         )
         self.dev = self.eyes.embeddings("dev", dev)
         self._embeddings: list[Tensor] = []

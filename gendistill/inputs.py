@@ -46,10 +46,12 @@ def real_side(config: Config, train: Sequence[Example], num_classes: int, teache
     labels = torch.tensor([row.label for row in rows], dtype=torch.int64)
     counts = [len(members) for members in by_class(train, num_classes)]
     budgets = class_budgets(counts, config.per_class, config.selection.budget)
-    asked = any(weight > 0 and name in NEED_SEGMENTS for name, weight in config.objective.weights.items())
-    return RealSide(
-        rows, labels, embeddings, targets, features, teacher.segments() if asked else (), num_classes, budgets
-    )
+    passed = teacher.segments() if needs_segments(config) else ()
+    return RealSide(rows, labels, embeddings, targets, features, passed, num_classes, budgets)
+
+
+def needs_segments(config: Config) -> bool:
+    return any(config.objective.weights.get(name, 0) > 0 for name in NEED_SEGMENTS)
 
 
 def target_rows(examples: Sequence[Example], num_classes: int, limit: int, seed: int) -> list[int]:

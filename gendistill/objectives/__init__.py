@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -44,7 +45,7 @@ class ObjectiveInputs:
     segments: tuple[Segment, ...] = ()  # one between each two neighbouring checkpoints, for the trajectory family
     others: tuple[ObjectiveInputs, ...] = ()  # what further students see of the same candidates and the same real rows
 
-    @property
+    @cached_property  # asked for with every probe, and a copy is checked anew
     def students(self) -> tuple[ObjectiveInputs, ...]:
         """One a student, this one first."""
         return (replace(self, others=()), *self.others) if self.others else (self,)
