@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from gendistill.config import Config
-from gendistill.errors import ConfigError
+from gendistill.errors import ConfigError, NoBlocksError
 from gendistill.examples import Example
 from gendistill.inputs import NEED_SEGMENTS
 from gendistill.objectives import OBJECTIVES, Objective, ObjectiveInputs, build_objective
 from gendistill.selection import METHODS, Selection, select
 from gendistill.selection.diversity import Diversity
-from gendistill.selection.portfolio import Judged, Member, Rollout, Rows, default_members, portfolio
+from gendistill.selection.portfolio import Judged, Member, Rollout, Rows, combined, default_members, portfolio
 from gendistill.students import STUDENTS, build_student
 from gendistill.students.base import Student
 
@@ -71,17 +71,33 @@ def held_out(
     :param embeddings: one a student, (m, d) float32 of the dev rows, of length 1.
     :param candidates: those that roll-outs train on.
     """
-    labels = torch.tensor([row.label for row in dev], dtype=torch.int64)
-    students: list[Student] = []  # built when first needed, and one of its own: the teacher's keeps its checkpoints
+    rows = Rows(
+        tuple(embeddings), torch.tensor([row.label for row in dev], dtype=torch.int64), config.objective.combine
+    )
+    served = (config.student.model, *config.objective.students)
+    students: list[Student] = []  # built when first needed, and of their own: the teacher's keep their checkpoints
 
     def rollout(chosen: Sequence[int], seed: int) -> Tensor:
         if not students:
-            students.append(build_student(config.student, num_classes))
-        students[0].fit([candidates[index] for index in chosen], seed=seed)
-        probabilities = students[0].predict(dev).double()
-        return nn.functional.nll_loss(probabilities.clamp_min(1e-12).log(), labels, reduction="none")
+            students.extend(cheap_student(config, model, num_classes) for model in served)
+        losses = []
+        for student in students:
+            student.fit([candidates[index] for index in chosen], seed=seed)
+            probabilities = student.predict(dev).double()
+            losses.append(nn.functional.nll_loss(probabilities.clamp_min(1e-12).log(), rows.labels, reduction="none"))
+        return combined(losses, rows.combine)
 
-    return Held(Rows(tuple(embeddings), labels), rollout)
+    return Held(rows, rollout)
+
+
+def cheap_student(config: Config, model: str, num_classes: int) -> Student:
+    """One for roll-outs: the lower blocks of its body frozen (if it has blocks), and no gradients of the body."""
+    recipe = config.student.model_copy(update={"model": model, "gradient_dims": 0})
+    share = max(config.student.frozen_share, config.selection.rollout_frozen_share)
+    try:
+        return build_student(recipe.model_copy(update={"frozen_share": share}), num_classes)
+    except NoBlocksError:
+        return build_student(recipe, num_classes)
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,9 @@ class StudentConfig(Section):
     head_learning_rate: float = Field(1e-4, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps")
+    frozen_share: float = Field(
+        0.0, ge=0, lt=1, description="share of the body's blocks, from below, that stay as pretrained"
+    )
     dropout: bool = Field(False, description="the encoder's own; on a few dozen examples it is mostly noise")
     head_init: Literal["probe", "random"] = Field(
         "probe", description="logistic probe on frozen features, or N(0, 0.02)"
@@ -91,6 +94,12 @@ class StudentConfig(Section):
     def _lora_fits(self) -> StudentConfig:
         if self.gradient_kind == "lora" and self.gradient_dims % 8:
             raise ValueError(f"gradient_dims must be a multiple of 8 for lora, not {self.gradient_dims}")
+        return self
+
+    @model_validator(mode="after")
+    def _gradients_of_all(self) -> StudentConfig:
+        if self.frozen_share and self.gradient_dims:
+            raise ValueError("frozen_share: body gradients (gradient_dims) are of all blocks; set one of the two to 0")
         return self
 
     def training_steps(self, rows: int) -> int:
@@ -177,6 +186,9 @@ class SelectionConfig(Section):
         1, ge=1, description="sets of a portfolio that real training runs on held-out rows decide among; 1: probes do"
     )
     rollout_runs: int = Field(16, ge=1, description="real training runs to decide among finalists, at most")
+    rollout_frozen_share: float = Field(
+        0.5, ge=0, lt=1, description="share of the body's blocks, from below, that training runs of finalists leave"
+    )
     budget: Literal["equal", "proportional"] = Field(
         "equal", description="the same number of texts for every class, or as the real data has them, of the same total"
     )

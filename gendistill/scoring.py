@@ -102,11 +102,11 @@ def score_candidates(candidates: Path | Literal["real"], config: Config, *, repo
     :raises ConfigError: an objective or method that does not exist.
     """
     scored = _filtered(candidates, config, reporter or Silent())
-    objective = build_objective(config.objective.weights, scored.inputs)
+    objective = build_objective(config.objective.weights, scored.inputs, config.objective.combine)
     with coarse_threads():
         alone = objective.gains([])
         terms = {
-            name: build_objective({name: 1.0}, scored.inputs).gains([])
+            name: build_objective({name: 1.0}, scored.inputs, config.objective.combine).gains([])
             for name, weight in sorted(config.objective.weights.items())
             if weight
         }

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +69,13 @@ class Rows:
 
     embeddings: tuple[Tensor, ...]  # one a student, (m, d) float32, rows of length 1
     labels: Tensor  # (m,) int64
+    combine: Literal["mean", "worst"] = "mean"  # what counts where there are several students
+
+
+def combined(losses: Sequence[Tensor], combine: Literal["mean", "worst"]) -> Tensor:
+    """(m,): of several students' losses of the same rows, their mean, or those of the student who does worst."""
+    every = torch.stack(list(losses))
+    return every.mean(0) if combine == "mean" else every[every.mean(1).argmax()]
 
 
 def default_members(weights: Mapping[str, float], ridge: float | Sequence[float], seed: int) -> list[Member]:
@@ -110,7 +118,7 @@ def _visible(labels: Tensor, member: Member) -> Tensor | None:
 def probe_losses(inputs: ObjectiveInputs, chosen: Sequence[int], rows: Rows) -> Tensor:
     """(m,) float64: cross-entropy of each row by the logistic probe that a student's head starts from.
 
-    The mean over the students, if there are several.
+    Of several students, what ``rows.combine`` makes of theirs.
     """
     labels = inputs.candidate_labels[list(chosen)]
     losses = []
@@ -119,7 +127,7 @@ def probe_losses(inputs: ObjectiveInputs, chosen: Sequence[int], rows: Rows) -> 
         weight, bias = fit_probe(train, labels, inputs.num_classes)
         logits = nn.functional.linear(FEATURE_SCALE * embeddings, weight, bias)
         losses.append(nn.functional.cross_entropy(logits.double(), rows.labels, reduction="none"))
-    return torch.stack(losses).mean(0)
+    return combined(losses, rows.combine)
 
 
 def refine(
@@ -129,6 +137,7 @@ def refine(
     *,
     trials: int,
     seed: int,
+    combine: Literal["mean", "worst"] = "mean",
     judged_on: int = 1000,
     shortlist: int = 4,
 ) -> Selection:
@@ -143,8 +152,9 @@ def refine(
     """
     generator = torch.Generator().manual_seed(seed)
     sample = torch.randperm(len(inputs.real_labels), generator=generator)[:judged_on]
-    rows = Rows(tuple(student.real_embeddings[sample] for student in inputs.students), inputs.real_labels[sample])
-    guide = build_objective({"meta_model": 1.0}, inputs)
+    real = tuple(student.real_embeddings[sample] for student in inputs.students)
+    rows = Rows(real, inputs.real_labels[sample], combine)
+    guide = build_objective({"meta_model": 1.0}, inputs, combine)
     chosen = list(winner.chosen)
     loss = float(probe_losses(inputs, chosen, rows).mean())
     left = trials
@@ -240,7 +250,7 @@ def portfolio(
         judged = [Judged(name, one, probe_losses(inputs, one.chosen, dev), 0) for name, one in sets]
         winner = min(judged, key=least)
         if trials:
-            refined = refine(winner.selection, inputs, diversity, trials=trials, seed=seed)
+            refined = refine(winner.selection, inputs, diversity, trials=trials, seed=seed, combine=dev.combine)
             judged.append(Judged(f"{winner.name}, refined", refined, probe_losses(inputs, refined.chosen, dev), 0))
             winner = min(winner, judged[-1], key=least)
     if finalists > 1 and rollout is not None:

@@ -1,14 +1,16 @@
 """A classifier on a pretrained body (an encoder, or the body of a causal LM), pooling and a linear softmax head.
 
-Everything is fine-tuned. The head reads ``h = scale * pooled / |pooled|``, pooled being the mean over tokens (encoders)
-or the last token (causal LMs, where it alone has seen the whole text). It starts from a logistic probe on the frozen
-features, so training begins where a linear probe ends (LP-FT: Kumar et al., ICLR 2022, arXiv 2202.10054). That makes
-runs on a few dozen examples far less noisy than a random head. ``head_init: random`` gives the plain recipe.
+Everything is fine-tuned, or with ``frozen_share`` the upper blocks alone. The head reads ``h = scale * pooled /
+|pooled|``, pooled being the mean over tokens (encoders) or the last token (causal LMs, where it alone has seen the whole
+text). It starts from a logistic probe on the frozen features, so training begins where a linear probe ends (LP-FT: Kumar
+et al., ICLR 2022, arXiv 2202.10054). That makes runs on a few dozen examples far less noisy than a random head.
+``head_init: random`` gives the plain recipe.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +24,7 @@ from gendistill.errors import ModelError
 from gendistill.examples import Example
 from gendistill.models import model_error, resolve, safe_load_kwargs
 from gendistill.students.base import Features
+from gendistill.students.frozen import FrozenBlocks
 from gendistill.students.gradients import BodyGradients, random_maps
 from gendistill.students.probe import fit_probe, training_targets
 
@@ -77,6 +80,7 @@ class EncoderStudent:
         dims = config.gradient_dims
         maps = random_maps(self.encoder, dims, kind=config.gradient_kind, seed=config.gradient_seed) if dims else {}
         self.gradients = BodyGradients(self.encoder, maps, dims) if dims else None
+        self.lower = FrozenBlocks(self.encoder, config.frozen_share) if config.frozen_share else None
 
     @property
     def checkpoints(self) -> int:
@@ -134,8 +138,9 @@ class EncoderStudent:
                     self._states.append(self._state(optimizer))
                 rows = next(batches)
                 self.encoder.train(recipe.dropout)
-                with self._autocast():
-                    logits = self.head(self._pool(self._pad([encoded[row] for row in rows])))
+                texts = [encoded[row] for row in rows]
+                with self._autocast(), self._from_below(texts):
+                    logits = self.head(self._pool(self._pad(texts)))
                     loss = nn.functional.cross_entropy(logits.float(), wanted[rows].to(self.device))
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
@@ -211,8 +216,9 @@ class EncoderStudent:
         hidden = torch.empty(len(encoded), self.head.in_features)
         with torch.inference_mode():
             for rows in alike(encoded, self.batch_tokens, progress):
-                with self._autocast():
-                    pooled = self._pool(self._pad([encoded[row] for row in rows]))
+                texts = [encoded[row] for row in rows]
+                with self._autocast(), self._from_below(texts):
+                    pooled = self._pool(self._pad(texts))
                 hidden[rows] = pooled.float().cpu()
         return hidden
 
@@ -250,6 +256,12 @@ class EncoderStudent:
     def _pad(self, encoded: list[list[int]]) -> Any:
         """input_ids and attention_mask, (batch, longest)."""
         return self.tokenizer.pad({"input_ids": encoded}, return_tensors="pt").to(self.device)
+
+    def _from_below(self, texts: list[list[int]]) -> AbstractContextManager[None]:
+        """In the block, a pass over these texts begins above the frozen blocks, if there are any."""
+        if self.lower is None:
+            return nullcontext()
+        return self.lower.given(self.lower.states(texts, alike(texts, self.batch_tokens), self._pad))
 
     def _pool(self, batch: Any) -> Tensor:
         """Scaled and of unit length, (batch, d)."""
