@@ -22,7 +22,7 @@ import multiprocessing
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,11 @@ from gendistill.config import StudentConfig, load_config
 from gendistill.data import load_real
 from gendistill.evaluate import stratified_sample
 from gendistill.examples import Example
+from gendistill.further import LinearEyes
 from gendistill.inputs import target_rows
 from gendistill.objectives import ObjectiveInputs
 from gendistill.selection import INFORMED_BASELINES
+from gendistill.soft_labels import soften
 from gendistill.students import build_student
 from gendistill.students.base import Features, Segment
 from gendistill.students.encoder import FEATURE_SCALE, EncoderStudent
@@ -50,7 +52,13 @@ STUDENTS = {"minilm": "builtin:minilm", "tfidf": "tfidf", "static": "static:buil
 Settings = dict[str, Any]
 POOL, DEV, SHARE = 2000, 500, 0.8
 RECIPE: Settings = {"max_tokens": 64}  # of every student, on top of the defaults
-FULL = "full data"
+LINEAR = ("tfidf", "static:builtin:minilm")  # the further students of "for three students"
+PORTFOLIO, SOFT = "portfolio", "portfolio, soft labels"
+FULL: dict[str, Settings] = {  # recipes for all of train
+    "full data": {},
+    "full data, 2 epochs": {"epochs": 2.0, "max_steps": 2000},
+    "full data, 2 epochs at 1e-4": {"epochs": 2.0, "max_steps": 2000, "learning_rate": 1e-4},
+}
 
 METHODS: dict[str, Settings] = {
     **{name: {"selection": {"method": name}} for name in BASELINES},
@@ -74,6 +82,8 @@ METHODS: dict[str, Settings] = {
     "meta_model, no least distance": {"selection": {"method": "greedy", "min_distance": 0.0}},
     "meta_model, least distance 0.3": {"selection": {"method": "greedy", "min_distance": 0.3}},
     "portfolio, not refined": {"selection": {"method": "portfolio", "probe_trials": 0}},
+    "portfolio, 4 finalists": {"selection": {"method": "portfolio", "finalists": 4}},
+    "portfolio, for three students": {"selection": {"method": "portfolio"}, "objective": {"students": list(LINEAR)}},
 }
 
 
@@ -138,6 +148,12 @@ class Rows:
             return [student.features(self.train, checkpoint=t) for t in range(3)], segments(student)
 
         return self._kept("teacher.pt", compute)
+
+    def soft_labels(self, ids: Sequence[str]) -> torch.Tensor:
+        """(n, C) float32: what the teacher says of rows of train, tempered as by default."""
+        position = {row.id: index for index, row in enumerate(self.train)}
+        probabilities = self.teacher()[0][-1].probabilities[[position[identity] for identity in ids]]
+        return soften(probabilities, self.config.selection.label_temperature)
 
     def _kept(self, name: str, compute: Callable[[], Any]) -> Any:
         if not (self.folder / name).exists():
@@ -246,7 +262,13 @@ def choose_one(
         feature_rows=targets,
         segments=segments,
     )
-    held = held_out(config, rows.dev, [known["dev"]], pool, rows.classes)
+    dev = [known["dev"]]
+    for model in config.objective.students:
+        eyes = LinearEyes(build_student(StudentConfig(model=model, **RECIPE), rows.classes), real, key.set)
+        seen = {"candidate_embeddings": eyes.embeddings("", pool), "real_embeddings": eyes.embeddings("", real)}
+        inputs = replace(inputs, others=(*inputs.others, replace(inputs, others=(), **seen)))
+        dev.append(eyes.embeddings("", rows.dev))
+    held = held_out(config, rows.dev, dev, pool, rows.classes)
     choice = choose(config, inputs, [key.per_class] * rows.classes, held=held)
     chosen = choice.selection.chosen
     weight, bias = fit_probe(FEATURE_SCALE * embeddings[chosen], labels[chosen], rows.classes)
@@ -265,10 +287,13 @@ def choose_one(
 def train_all(args: argparse.Namespace) -> None:
     done = {(key_of(row), row["student"], row["run"]) for row in read(args.results)}
     sets = {key_of(row): row["ids"] for row in read(args.sets_file)}
+    if args.soft:
+        sets |= {replace(key, method=SOFT): ids for key, ids in sets.items() if key.method == PORTFOLIO}
     if args.full:
         for name in args.datasets:
-            sets[Key(name, 0, FULL, 0)] = [row.id for row in Rows(name, args).train]
-    wanted = [*keys(args), *(key for key in sets if key.method == FULL)]
+            sets |= {Key(name, 0, method, 0): [row.id for row in Rows(name, args).train] for method in FULL}
+    extra = [replace(key, method=SOFT) for key in keys(args) if args.soft and key.method == PORTFOLIO]
+    wanted = [*keys(args), *extra, *(key for key in sets if key.method in FULL)]
     jobs = [
         (key, student, run, sets[key])
         for run in range(args.runs)
@@ -296,11 +321,13 @@ def train_one(job: tuple[Key, str, int, list[str]]) -> dict[str, Any]:
     if key.dataset not in worker_rows:
         worker_rows[key.dataset] = Rows(key.dataset, worker_args)
     rows = worker_rows[key.dataset]
-    if (key.dataset, student) not in worker_students:
-        recipe = StudentConfig(model=STUDENTS[student], **RECIPE)
-        worker_students[key.dataset, student] = build_student(recipe, rows.classes)
-    model = worker_students[key.dataset, student]
-    model.fit([rows.by_id[identity] for identity in ids], seed=1000 * key.set + run)
+    place = (key.dataset, student, key.method if key.method in FULL else "")
+    if place not in worker_students:
+        recipe = StudentConfig(model=STUDENTS[student], **RECIPE, **FULL.get(key.method, {}))
+        worker_students[place] = build_student(recipe, rows.classes)
+    model = worker_students[place]
+    targets = rows.soft_labels(ids) if key.method == SOFT else None
+    model.fit([rows.by_id[identity] for identity in ids], seed=1000 * key.set + run, targets=targets)
     return {**key.__dict__, "student": student, "run": run, "accuracy": score(model.predict(rows.test), rows.test)}
 
 
@@ -353,7 +380,7 @@ def table(args: argparse.Namespace) -> None:
         print("| method | " + " | ".join(f"{name} {k}" for name, k in cells) + " | mean | lead on the best baseline |")
         print("|---|" + "---|" * (len(cells) + 2))
         baselines = {name: found[name] for name in BASELINES if name in found}
-        for method in [name for name in METHODS if name in found]:
+        for method in [name for name in (*METHODS, SOFT) if name in found]:
             told, means = [], []
             for cell in cells:
                 sets = [runs for _, runs in sorted(found[method].get(cell, {}).items())]
@@ -366,9 +393,10 @@ def table(args: argparse.Namespace) -> None:
             whole = f"{np.mean(means):.1f}" if len(means) == len(cells) else ""
             ahead = "" if method in BASELINES else lead(found[method], baselines, rng)
             print(f"| {method} | " + " | ".join(told) + f" | {whole} | {ahead} |")
-        for (name, _), runs in found.get(FULL, {}).items():
-            values = [value for one in runs.values() for value in one]
-            print(f"\n{FULL}, {name}: {np.mean(values):.1f} ({len(values)} runs)")
+        for method in [name for name in FULL if name in found]:
+            for (name, _), runs in found[method].items():
+                values = [value for one in runs.values() for value in one]
+                print(f"\n{method}, {name}: {np.mean(values):.1f} ({len(values)} runs)")
         counts = [len(runs) for cell in found["portfolio"].values() for runs in cell.values()] or [0]
         sets_each = [len(cell) for cell in found["portfolio"].values()] or [0]
         print(f"\n{min(sets_each)} to {max(sets_each)} sets a cell, {min(counts)} to {max(counts)} runs a set.")
@@ -387,7 +415,8 @@ def main() -> None:
     parser.add_argument("--sets", type=int, default=5)
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--students", nargs="+", default=["minilm"], help="minilm, tfidf, static; table: probe too")
-    parser.add_argument("--full", action="store_true", help="train: students on all of train too")
+    parser.add_argument("--full", action="store_true", help="train: students on all of train, by several recipes")
+    parser.add_argument("--soft", action="store_true", help="train: the portfolio's sets with soft labels too")
     parser.add_argument("--max-train-rows", type=int, default=6000)
     parser.add_argument("--max-test-rows", type=int, default=500)
     parser.add_argument("--workers", type=int, default=2)

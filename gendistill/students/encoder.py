@@ -1,10 +1,11 @@
 """A classifier on a pretrained body (an encoder, or the body of a causal LM), pooling and a linear softmax head.
 
-Everything is fine-tuned, or with ``frozen_share`` the upper blocks alone. The head reads ``h = scale * pooled /
-|pooled|``, pooled being the mean over tokens (encoders) or the last token (causal LMs, where it alone has seen the whole
-text). It starts from a logistic probe on the frozen features, so training begins where a linear probe ends (LP-FT: Kumar
-et al., ICLR 2022, arXiv 2202.10054). That makes runs on a few dozen examples far less noisy than a random head.
-``head_init: random`` gives the plain recipe.
+Everything is fine-tuned, or with ``frozen_share`` the upper blocks alone.
+
+The head reads ``h = scale * pooled / |pooled|``, pooled being the mean over tokens (encoders) or the last token (causal
+LMs, where it alone has seen the whole text). It starts from a logistic probe on the frozen features, so training begins
+where a linear probe ends (LP-FT: Kumar et al., ICLR 2022, arXiv 2202.10054). That makes runs on a few dozen examples
+far less noisy than a random head. ``head_init: random`` gives the plain recipe.
 """
 
 from __future__ import annotations
