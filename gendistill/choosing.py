@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gendistill.config import Config
-from gendistill.errors import ConfigError, NoBlocksError
+from gendistill.errors import ConfigError
 from gendistill.examples import Example
 from gendistill.inputs import NEED_SEGMENTS
 from gendistill.objectives import OBJECTIVES, Objective, ObjectiveInputs, build_objective
@@ -18,6 +18,7 @@ from gendistill.selection.diversity import Diversity
 from gendistill.selection.portfolio import Judged, Member, Rollout, Rows, combined, default_members, portfolio
 from gendistill.students import STUDENTS, build_student
 from gendistill.students.base import Student
+from gendistill.students.frozen import NoBlocksError
 
 PORTFOLIO = "portfolio"
 NEED_BODY_GRADIENTS = ("gradient_body", "meta_model_gradient")  # objectives

@@ -14,7 +14,7 @@ from gendistill.atomic import atomic_write
 from gendistill.config import Config, StudentConfig
 from gendistill.data import load_real
 from gendistill.data.export import read_distilled
-from gendistill.errors import DataError
+from gendistill.errors import ConfigError, DataError
 from gendistill.evaluate import Draw, Measured, evaluate, random_rows, stratified_sample
 from gendistill.examples import Example, by_class
 from gendistill.progress import Reporter, Silent
@@ -62,6 +62,8 @@ def compare_file(
     """
     reporter = reporter or Silent()
     real = load_real(config.data, per_class=1, seed=config.seed)
+    if not real.test:
+        raise ConfigError("data.test: none, but a measurement needs test rows; name a file or a split, or leave it out")
     classes = len(real.label_names)
     given, rows = load_set(file, real.label_names)
     soft = config.selection.labels == "soft"
@@ -84,7 +86,7 @@ def compare_file(
         student,
         config.student,
         seeds=config.evaluate.seeds,
-        first_seed=config.seed,
+        first_seed=config.seed if config.evaluate.first_seed is None else config.evaluate.first_seed,
         targets=targets,
         reporter=reporter,
     )

@@ -26,7 +26,7 @@ class DataConfig(Section):
     subset: str | None = Field(None, description="configuration of a hub dataset")
     split: str = Field("train", description="split of a hub dataset to distil")
     test: str | None = Field(
-        None, description="file, or split of the hub dataset, to report on; carved from the data if absent"
+        None, description="file or split of the hub dataset to report on; carved if absent; none: no test rows are read"
     )
     text_column: str | None = None
     label_column: str | None = None
@@ -51,8 +51,10 @@ class StudentConfig(Section):
         description="hub encoder or causal LM, folder, builtin:minilm, static:<model> (a linear model on its input "
         "embeddings), or tfidf",
     )
-    pooling: Literal["auto", "mean", "last"] = Field(
-        "auto", description="over the tokens; auto: the last one for causal LMs, the mean for encoders"
+    pooling: Literal["auto", "mean", "last", "pooler"] = Field(
+        "auto",
+        description="over the tokens; auto: the last one for causal LMs, the mean for encoders; pooler: the model's "
+        "own pooled output as it is, as published protocols with BERT have it",
     )
     max_tokens: int = Field(96, ge=4)
     batch_size: int = Field(16, ge=1)
@@ -66,6 +68,7 @@ class StudentConfig(Section):
     frozen_share: float = Field(
         0.0, ge=0, lt=1, description="share of the body's blocks, from below, that stay as pretrained"
     )
+    schedule: Literal["linear", "cosine"] = Field("linear", description="of the learning rates, after the warm-up")
     dropout: bool = Field(False, description="the encoder's own; on a few dozen examples it is mostly noise")
     head_init: Literal["probe", "random"] = Field(
         "probe", description="logistic probe on frozen features, or N(0, 0.02)"
@@ -208,6 +211,7 @@ class SelectionConfig(Section):
 
 class EvaluateConfig(Section):
     seeds: int = Field(3, ge=0, description="fresh students per row of the final table; 0: no table")
+    first_seed: int | None = Field(None, ge=0, description="of the students; the seed of the run if absent")
     max_test_rows: int = Field(400, ge=10, description="seeded, stratified sample of the test split when it is larger")
 
 
@@ -232,14 +236,14 @@ class Config(Section):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ConfigError(_readable(error)) from None
+            raise ConfigError(readable(error)) from None
 
 
 def _plain(section: Any) -> dict[str, Any]:
     return section.model_dump(exclude_unset=True) if isinstance(section, BaseModel) else dict(section)
 
 
-def _readable(error: ValidationError) -> str:
+def readable(error: ValidationError) -> str:
     problems = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"]) or "configuration"

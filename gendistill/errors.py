@@ -4,7 +4,6 @@
     ├── ConfigError          the configuration is wrong or contradicts itself
     ├── DataError            the real data cannot be read or does not fit the task
     ├── ModelError           a student or generator cannot be found or loaded
-    │   └── NoBlocksError    a student's body has no stack of blocks, so none of it can stay frozen
     ├── GenerationError      the generator gives nothing usable
     ├── RunError             the run directory cannot be used (locked, another configuration, no space)
     └── MissingExtraError    an optional package is needed and not installed
@@ -30,10 +29,6 @@ class DataError(GendistillError):
 
 class ModelError(GendistillError):
     exit_code = 4
-
-
-class NoBlocksError(ModelError):
-    pass
 
 
 class GenerationError(GendistillError):

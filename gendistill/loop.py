@@ -365,7 +365,7 @@ class _Run:
 
     def _measure(self, distilled: list[Example], soft: Tensor | None, reference: Reference) -> list[Measured]:
         settings, classes = self.config.evaluate, self.num_classes
-        if not settings.seeds:
+        if not settings.seeds or not self.real.test:
             return []
         sizes = [len(members) for members in by_class(distilled, classes)]
         test = stratified_sample(self.real.test, classes, settings.max_test_rows, self.config.seed)
@@ -388,7 +388,7 @@ class _Run:
             self.config.student,
             seeds=settings.seeds,
             trained={("full data", 0): self.teacher.prepare} if self.teacher.available else {},
-            first_seed=self.config.seed,
+            first_seed=self.config.seed if settings.first_seed is None else settings.first_seed,
             targets={} if soft is None else {"distilled": soft},
             journal=self.store,
             reporter=self.reporter,

@@ -8,26 +8,22 @@ operating system drops it with the process, so a killed run leaves none behind.
 from __future__ import annotations
 
 import json
-import shutil
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import yaml
 from filelock import FileLock, Timeout
 
-from gendistill.atomic import atomic_write
 from gendistill.config import Config
 from gendistill.errors import RunError
 from gendistill.examples import Candidate, Example, content_hash
+from gendistill.folder_store import FolderStore, storage_errors
 from gendistill.generators.base import Reply, Request
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Resume = Literal["never", "always", "if-possible"]
 
@@ -78,7 +74,7 @@ class Judged:
     scores: dict[str, float]
 
 
-class Store:
+class Store(FolderStore):
     """An open run directory. Use as a context manager.
 
     :param folder: the run directory; made if absent.
@@ -88,7 +84,7 @@ class Store:
     """
 
     def __init__(self, folder: Path, config: Config, resume: Resume = "if-possible") -> None:
-        self.folder = folder
+        super().__init__(folder)
         existed = (folder / "run.db").exists()
         if resume == "always" and not existed:
             raise RunError(f"{folder}: no run to resume here; check --out, or use --resume if-possible")
@@ -234,13 +230,17 @@ class Store:
                 ],
             )
 
+    def verdicts(self) -> list[tuple[Example, str | None]]:
+        """Every candidate with the filter that turned it away, or None, in the order they were asked for."""
+        rows = self._db.execute(
+            "SELECT c.fields, c.label, c.filter FROM candidates c JOIN requests r ON r.id = c.request_id "
+            "ORDER BY r.round, r.position, c.position"
+        )
+        return [(Example(tuple(json.loads(fields)), label), filter) for fields, label, filter in rows]
+
     def pool(self) -> list[Example]:
         """The candidates that passed every filter, in the order they were asked for."""
-        rows = self._db.execute(
-            "SELECT c.fields, c.label FROM candidates c JOIN requests r ON r.id = c.request_id "
-            "WHERE c.filter IS NULL ORDER BY r.round, r.position, c.position"
-        )
-        return [Example(tuple(json.loads(fields)), label) for fields, label in rows]
+        return [example for example, filter in self.verdicts() if filter is None]
 
     def add_round(self, round: int, loss: float | None, chosen: Sequence[str], result: dict[str, Any]) -> None:
         with self._transaction():
@@ -266,51 +266,6 @@ class Store:
                 "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?)", (method, seed, key, json.dumps(result))
             )
 
-    # -- files ----------------------------------------------------------------------------------------------------
-
-    def write(self, name: str, data: str | bytes) -> Path:
-        """Write a file of the run whole or not at all."""
-        with storage_errors(self.folder):
-            atomic_write(self.folder / name, data)
-        return self.folder / name
-
-    def save_features(self, name: str, ids: Sequence[str], tensors: dict[str, Tensor]) -> None:
-        """Arrays whose row i belongs to ``ids[i]``, as ``features/<name>.safetensors``."""
-        from safetensors.torch import save
-
-        contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
-        self.write(f"features/{name}.safetensors", save(contiguous, metadata={"ids": json.dumps(list(ids))}))
-
-    def load_features(self, name: str, ids: Sequence[str]) -> dict[str, Tensor] | None:
-        """What ``save_features`` wrote for exactly these ids, or None."""
-        from safetensors import safe_open
-
-        path = self.folder / "features" / f"{name}.safetensors"
-        if not path.exists():
-            return None
-        with safe_open(path, framework="pt") as file:
-            if json.loads((file.metadata() or {}).get("ids", "null")) != list(ids):
-                return None
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-
-    def saved_folder(self, name: str) -> Path | None:
-        """The folder that ``save_folder`` made, or None."""
-        folder = self.folder / name
-        return folder if folder.is_dir() else None
-
-    def save_folder(self, name: str, write: Callable[[Path], None]) -> None:
-        """A folder filled by ``write``, which takes its name when that has ended without an error."""
-        temporary, final = self.folder / f".{name}.tmp", self.folder / name
-        shutil.rmtree(temporary, ignore_errors=True)
-        with storage_errors(self.folder):
-            temporary.mkdir()
-            write(temporary)
-            shutil.rmtree(final, ignore_errors=True)
-            temporary.rename(final)
-
-    def drop_folder(self, name: str) -> None:
-        shutil.rmtree(self.folder / name, ignore_errors=True)
-
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         with storage_errors(self.folder):
@@ -321,23 +276,6 @@ class Store:
                 self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
-
-
-@contextmanager
-def storage_errors(folder: Path) -> Iterator[None]:
-    """Turns a full disk or a broken database into one line; everything journalled before it stays."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        raise RunError(
-            f"{folder}/run.db: {error}; free some space or check the disk, then run the same command"
-        ) from error
-    except OSError as error:
-        raise RunError(f"{folder}: {error.strerror or error}; free some space, then run the same command") from error
-    except Exception as error:
-        if "No space left" in str(error):  # safetensors has an exception of its own
-            raise RunError(f"{folder}: no space left; free some, then run the same command") from error
-        raise
 
 
 def differing_keys(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[str]:

@@ -152,7 +152,8 @@ class Teacher:
         total = self.config.checkpoints
         embedding = self._embed(rows, lambda share: tick(share / total))
         for t in range(total):
-            if t == 0 and self.config.embedder is None and not self.config.gradient_dims:
+            plain = self.config.embedder is None and not self.config.gradient_dims and self.student.pooling != "pooler"
+            if t == 0 and plain:
                 # The first checkpoint has the pretrained body: its features are the embeddings, scaled.
                 features = student.classify(embedding * FEATURE_SCALE, checkpoint=0)
             else:

@@ -11,10 +11,10 @@ from torch import nn
 
 from gendistill import Config, choosing
 from gendistill.config import StudentConfig
-from gendistill.errors import ConfigError, NoBlocksError
+from gendistill.errors import ConfigError
 from gendistill.students import frozen
 from gendistill.students.encoder import EncoderStudent
-from gendistill.students.frozen import stack_of
+from gendistill.students.frozen import NoBlocksError, stack_of
 from gendistill.students.linear import TfidfStudent
 
 

@@ -305,3 +305,28 @@ def test_the_tfidf_student_copes_with_a_missing_class_and_with_nothing_to_read()
     assert student.features([]).hidden.shape == (0, SKETCH_DIMS)
     with pytest.raises(DataError, match="empty"):
         student.fit([Example((" ",), 0), Example(("",), 1)], seed=0)
+
+
+def test_a_models_own_pooled_output_can_be_the_heads_input(config: StudentConfig, tiny_causal_dir: Path) -> None:
+    recipe = config.model_copy(update={"pooling": "pooler", "schedule": "cosine", "warmup": 0.5, "steps": 40})
+    student = EncoderStudent(recipe, 3)
+    rows = examples(20)
+    student.fit(rows, seed=0, checkpoints=2)
+    hidden = student.features(rows, checkpoint=0).hidden
+    assert hidden.abs().max() <= 1  # a tanh
+    assert torch.allclose(student.embed(rows), torch.nn.functional.normalize(hidden, dim=1), atol=1e-5)
+    test = examples(20, seed=9)
+    right = [int(p) == e.label for p, e in zip(student.predict(test).argmax(1), test, strict=True)]
+    assert sum(right) / len(right) > 0.5
+    with pytest.raises(ModelError, match="has no pooler"):
+        EncoderStudent(recipe.model_copy(update={"model": str(tiny_causal_dir)}), 3)
+
+
+def test_schedules_rise_over_the_warm_up_and_fall_to_nothing(config: StudentConfig) -> None:
+    from gendistill.students.encoder import _schedule
+
+    for name, middle in (("linear", 0.5), ("cosine", 0.5)):
+        rate = _schedule(config.model_copy(update={"schedule": name, "warmup": 0.5}), 200)
+        assert rate(0) == pytest.approx(0.01) and rate(99) == pytest.approx(1.0)
+        assert rate(150) == pytest.approx(middle) and rate(199) < 0.02
+    assert _schedule(config.model_copy(update={"schedule": "cosine", "warmup": 0.5}), 200)(125) > 0.8

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from gendistill._version import __version__
+from gendistill.cli.bench import bench
 from gendistill.cli.doctor import doctor
 from gendistill.cli.evaluate import evaluate
 from gendistill.cli.export import export
@@ -33,6 +34,7 @@ app.command()(generate)
 app.command()(score)
 app.command()(select)
 app.command()(evaluate)
+app.command()(bench)
 app.command()(export)
 app.command()(doctor)
 

@@ -39,7 +39,7 @@ def evaluate(
     flags |= {"student.model": student, "evaluate.seeds": seeds, "seed": seed}
     flags["selection.labels"] = None if labels is None else labels.value
     resolved = build_config(config, flags, settings)
-    from gendistill.cli.quiet import quiet_libraries
+    from gendistill.quiet import quiet_libraries
 
     quiet_libraries()
     from gendistill.cli.terminal import TerminalReporter, results_table

@@ -74,7 +74,7 @@ def generate(
     console = Console()
     _announce(console, resolved)
 
-    from gendistill.cli.quiet import quiet_libraries
+    from gendistill.quiet import quiet_libraries
 
     quiet_libraries()
     from gendistill.cli.terminal import TerminalReporter

@@ -39,7 +39,7 @@ def score(
     flags |= {"student.model": student, "objective.weights": objective_weights(objective), "seed": seed}
     resolved = build_config(config, flags, settings)
     source = candidates_of(candidates, out)
-    from gendistill.cli.quiet import quiet_libraries
+    from gendistill.quiet import quiet_libraries
 
     quiet_libraries()
     from gendistill.atomic import atomic_write

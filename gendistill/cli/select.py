@@ -39,7 +39,7 @@ def select(
     flags |= choice_flags(per_class, method, objective, finalists, labels)
     resolved = build_config(config, flags | {"student.model": student, "seed": seed}, settings)
     source = candidates_of(candidates, out)
-    from gendistill.cli.quiet import quiet_libraries
+    from gendistill.quiet import quiet_libraries
 
     quiet_libraries()
     from gendistill.atomic import atomic_write

@@ -25,6 +25,7 @@ TEXT_COLUMNS = ("text", "sentence", "content", "review", "question", "document",
                 "utterance", "query", "message", "headline", "abstract", "description")  # fmt: skip
 LABEL_COLUMNS = ("label", "labels", "coarse_label", "class", "category", "target", "sentiment", "intent", "topic",
                  "emotion", "label_name", "label_text", "y")  # fmt: skip
+NO_TEST = "none"  # in place of a test file or split
 _SAMPLE_ROWS = 100  # looked at to find the columns
 _SHOWN_CONFLICTS = 5
 _CONFLICT = -1
@@ -95,7 +96,8 @@ def load_real(config: DataConfig, *, per_class: int, seed: int) -> RealData:
     """Read, check and split the real data.
 
     Dev is held out of the training rows. Test is the given file or split, else a hub dataset's "test" split if that
-    has labels, else carved from the rows. A given test is kept as it is; rows that stand in it leave train.
+    has labels, else carved from the rows. A given test is kept as it is; rows that stand in it leave train. With
+    "none" in its place no test is read or carved, and ``test`` is empty: for a choice that must not see any.
 
     :param per_class: rows that every class must have in train.
     :param seed: of the splits.
@@ -111,8 +113,10 @@ def load_real(config: DataConfig, *, per_class: int, seed: int) -> RealData:
     classes = len(labels.names)
     _check_classes(examples, labels.names, source.name, per_class)
 
-    test = _read_test(config, source, splits, labels, report)
-    if test is not None:
+    test = None if config.test == NO_TEST else _read_test(config, source, splits, labels, report)
+    if config.test == NO_TEST:
+        test, report.test_source = [], "not read"
+    elif test is not None:
         known = {example.text for example in test}
         before = len(examples)
         examples = [example for example in examples if example.text not in known]
@@ -125,7 +129,7 @@ def load_real(config: DataConfig, *, per_class: int, seed: int) -> RealData:
     for part, rows in (("train", train), ("dev", dev), ("test", test)):
         counts = _count(rows, classes)
         report.class_counts[part] = dict(zip(labels.names, counts, strict=True))
-        if not rows:
+        if not rows and (part, config.test) != ("test", NO_TEST):
             raise DataError(f"{source.name}: too few rows for a {part} part; give three or more rows of each class")
     for name, count in report.class_counts["train"].items():
         if count < per_class:
@@ -149,6 +153,19 @@ def load_real(config: DataConfig, *, per_class: int, seed: int) -> RealData:
         source=f"{config.dataset}: {builtin.about}" if builtin else source.name,
         report=report,
     )  # fmt: skip
+
+
+def load_test(config: DataConfig, label_names: Sequence[str]) -> list[Example]:
+    """The test rows alone, which must be a file or a split of their own.
+
+    :param label_names: the classes, as ``load_real`` found them.
+    :raises DataError: as ``load_real``; or there is no such test.
+    """
+    source, splits = _open(config)
+    test = _read_test(config, source, splits, Labels(list(label_names)), DataReport())
+    if test is None:
+        raise DataError(f"{source.name}: no test of its own; give a file or a split as test")
+    return test
 
 
 # -- where the rows are -----------------------------------------------------------------------------------------------

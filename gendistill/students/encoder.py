@@ -10,6 +10,7 @@ far less noisy than a random head. ``head_init: random`` gives the plain recipe.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -70,6 +71,8 @@ class EncoderStudent:
         self.tokenizer.padding_side = "right"
         self.encoder.config.use_cache = False  # causal LMs would return keys and values that nobody reads
         self.pooling = _pooling(self.encoder.config) if config.pooling == "auto" else config.pooling
+        if self.pooling == "pooler" and getattr(self.encoder, "pooler", None) is None:
+            raise ModelError(f"student {config.model}: has no pooler; set student.pooling to auto")
         width = getattr(self.encoder.config, "hidden_size", None)
         if not isinstance(width, int):
             raise ModelError(f"student {config.model}: no hidden_size in its configuration; is it a text model?")
@@ -127,10 +130,7 @@ class EncoderStudent:
             weight_decay=recipe.weight_decay,
             fused=True,
         )
-        warmup = max(1, round(recipe.warmup * steps))
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
-        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(recipe, steps))
         batches = _shuffled_batches(len(examples), min(recipe.batch_size, len(examples)), generator)
         with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator
             torch.manual_seed(seed)
@@ -192,7 +192,8 @@ class EncoderStudent:
 
     def embed(self, examples: Sequence[Example], *, progress: Progress | None = None) -> Tensor:
         """Pooled embeddings of the pretrained body, (n, d) float32, rows of length 1."""
-        return self._frozen_hidden(examples, progress) / FEATURE_SCALE
+        hidden = self._frozen_hidden(examples, progress)
+        return nn.functional.normalize(hidden, dim=-1) if self.pooling == "pooler" else hidden / FEATURE_SCALE
 
     def _frozen_hidden(self, examples: Sequence[Example], progress: Progress | None = None) -> Tensor:
         """Head inputs at the pretrained weights, remembered, since every fit begins from them."""
@@ -265,8 +266,11 @@ class EncoderStudent:
         return self.lower.given(self.lower.states(texts, alike(texts, self.batch_tokens), self._pad))
 
     def _pool(self, batch: Any) -> Tensor:
-        """Scaled and of unit length, (batch, d)."""
-        states = self.encoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+        """Scaled and of unit length, (batch, d); a model's own pooled output as it is."""
+        output = self.encoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        if self.pooling == "pooler":
+            return output.pooler_output.float()
+        states = output.last_hidden_state
         if self.pooling == "last":
             pooled = states[torch.arange(len(states), device=self.device), batch["attention_mask"].sum(1) - 1]
         else:
@@ -307,6 +311,21 @@ class EncoderStudent:
         """Read what ``save`` wrote."""
         self._states = [load_file(path) for path in sorted(folder.glob("*.safetensors"))]
         self._present = None
+
+
+def _schedule(recipe: StudentConfig, steps: int) -> Callable[[int], float]:
+    """Step -> share of the learning rate: up over the warm-up, then down to 0, in a line or in half a cosine."""
+    warmup = max(1, round(recipe.warmup * steps))
+
+    def linear(step: int) -> float:
+        return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
+
+    def cosine(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+    return linear if recipe.schedule == "linear" else cosine
 
 
 def _shuffled_batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:

@@ -13,10 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gendistill.errors import NoBlocksError
+from gendistill.errors import ModelError
 
 KEPT_BYTES = 1 << 29  # of remembered states; what does not fit is computed again
 Tokens = list[int]
+
+
+class NoBlocksError(ModelError):
+    """A body is no stack of blocks, so that the lower ones cannot stay frozen."""
 
 
 class FrozenBlocks:
