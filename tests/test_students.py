@@ -308,7 +308,9 @@ def test_the_tfidf_student_copes_with_a_missing_class_and_with_nothing_to_read()
 
 
 def test_a_models_own_pooled_output_can_be_the_heads_input(config: StudentConfig, tiny_causal_dir: Path) -> None:
-    recipe = config.model_copy(update={"pooling": "pooler", "schedule": "cosine", "warmup": 0.5, "steps": 40})
+    # The published recipe, at rates for a tiny untrained model
+    update = {"pooling": "pooler", "head_init": "random", "schedule": "cosine", "warmup": 0.5, "steps": 200}
+    recipe = config.model_copy(update=update | {"head_learning_rate": 1e-2})
     student = EncoderStudent(recipe, 3)
     rows = examples(20)
     student.fit(rows, seed=0, checkpoints=2)
@@ -317,7 +319,7 @@ def test_a_models_own_pooled_output_can_be_the_heads_input(config: StudentConfig
     assert torch.allclose(student.embed(rows), torch.nn.functional.normalize(hidden, dim=1), atol=1e-5)
     test = examples(20, seed=9)
     right = [int(p) == e.label for p, e in zip(student.predict(test).argmax(1), test, strict=True)]
-    assert sum(right) / len(right) > 0.5
+    assert sum(right) / len(right) > 0.9
     with pytest.raises(ModelError, match="has no pooler"):
         EncoderStudent(recipe.model_copy(update={"model": str(tiny_causal_dir)}), 3)
 
