@@ -314,8 +314,11 @@ def test_leads_are_paired_and_no_difference_is_said() -> None:
     same = lead(ours, {"a 5": {n: [r[0] + generator.normal(0, 2)] for n, r in ours["a 5"].items()}}, rng)
     assert same is not None and not same.differs
     assert lead(ours, {"b 5": {0: [1.0]}}, rng) is None
-    elsewhere = lead(ours, {"a 5": {20: [60.0], 21: [61.0], 22: [60.5]}}, rng)  # sets without partners
-    assert elsewhere is not None and elsewhere.mean > 5
+    theirs = {"a 5": {0: [60.0], 1: [61.0], 2: [60.5]}}
+    elsewhere = lead(ours, theirs, rng, paired=False)
+    assert elsewhere is not None and elsewhere.mean > 5 and elsewhere.half > 1  # of ours, whose sets differ by 5
+    alone = lead({"a 5": {0: [70.0]}}, theirs, rng)
+    assert alone is not None and not alone.differs  # one set has no interval
     best = best_of({"x": {"a 5": {0: [1.0]}, "b 5": {0: [5.0]}}, "y": {"a 5": {0: [2.0]}}})
     assert best == {"a 5": {0: [2.0]}, "b 5": {0: [5.0]}}
 

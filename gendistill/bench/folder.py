@@ -95,8 +95,9 @@ class Bench:
         for file in files.values():
             if not file.is_file():
                 raise DataError(f"{file}: no such file; check --data-dir")
-        update = {key: str(file) for key, file in files.items()} | {"subset": None, "split": "train"}
-        return given.data.model_copy(update=update)
+        # Columns are the hub's; files have their own, which are found.
+        plain = {"subset": None, "split": "train", "text_column": None, "label_column": None}
+        return given.data.model_copy(update={key: str(file) for key, file in files.items()} | plain)
 
     def given_sets(self, method: str, task: str) -> list[Path]:
         """Files of sets that are there already, in order."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SEEDS_APART = 1000  # run k of set s trains with seed SEEDS_APART * s + k, on top of the suite's
-FLUENT_TEXTS = 40  # of a set, whose perplexity is measured
+FLUENT_TEXTS = 20  # of a set, whose perplexity is measured
 
 
 def first_seed(bench: Bench, cell: Cell) -> int:

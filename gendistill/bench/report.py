@@ -160,16 +160,20 @@ def _comparisons(bench: Bench, scores: Scores) -> Iterable[list[str]]:
             yield ["the best baseline of each cell", difference(one), verdict(one)]
     for name in scores.methods:
         if name != suite.ours:
-            one = lead(ours, scores.by_name(name), rng)
+            one = lead(ours, scores.by_name(name), rng, paired=not suite.methods[name].sets)
             if one:
                 yield [name, difference(one), verdict(one)]
 
 
 def difference(one: Estimate) -> str:
+    if one.sets < 2:
+        return f"{one.mean:+.1f}"
     return f"{one.mean:+.1f} [{one.low:+.1f}, {one.high:+.1f}]"
 
 
 def verdict(one: Estimate) -> str:
+    if one.sets < 2:
+        return "one set: cannot be told"
     return ("ahead" if one.mean > 0 else "behind") if one.differs else "no difference"
 
 

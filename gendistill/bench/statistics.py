@@ -23,6 +23,7 @@ class Estimate:
     mean: float
     low: float
     high: float
+    sets: int  # of the cell with the fewest; one alone has no interval
 
     @property
     def half(self) -> float:
@@ -30,8 +31,8 @@ class Estimate:
 
     @property
     def differs(self) -> bool:
-        """Of a difference: whether the interval leaves 0 out."""
-        return self.low > 0 or self.high < 0
+        """Of a difference: whether there is an interval, and it leaves 0 out."""
+        return self.sets > 1 and (self.low > 0 or self.high < 0)
 
 
 def estimate(sets: Sets, rng: np.random.Generator) -> Estimate:
@@ -39,30 +40,35 @@ def estimate(sets: Sets, rng: np.random.Generator) -> Estimate:
     means = [float(np.mean(runs)) for runs in sets.values()]
     draws = _resampled([list(runs) for runs in sets.values()], rng)
     low, high = np.percentile(draws, [2.5, 97.5])
-    return Estimate(float(np.mean(means)), float(low), float(high))
+    return Estimate(float(np.mean(means)), float(low), float(high), len(means))
 
 
-def lead(ours: Mapping[str, Sets], others: Mapping[str, Sets], rng: np.random.Generator) -> Estimate | None:
-    """Mean over cells of the difference of two methods, sets paired by number where both have it.
+def lead(
+    ours: Mapping[str, Sets], others: Mapping[str, Sets], rng: np.random.Generator, *, paired: bool = True
+) -> Estimate | None:
+    """Mean over cells of the difference of two methods.
 
     :param ours: cell -> sets; ``others`` alike. Cells that only one has do not count.
+    :param paired: whether sets of the same number belong together; sets that were made elsewhere do not.
     :return: None where they share no cell.
     """
-    means, draws = [], []
+    means, draws, counts = [], [], []
     for cell in sorted(ours.keys() & others.keys()):
-        shared = sorted(ours[cell].keys() & others[cell].keys())
-        if len(shared) >= 2:
+        shared = sorted(ours[cell].keys() & others[cell].keys()) if paired else []
+        if shared:
             pairs = [_differences(ours[cell][number], others[cell][number]) for number in shared]
             draws.append(_resampled(pairs, rng))
             means.append(np.mean([np.mean(runs) for runs in pairs]))
-        elif ours[cell] and others[cell]:  # sets made elsewhere have no partners
+            counts.append(len(shared))
+        elif not paired and ours[cell] and others[cell]:
             mine, theirs = (_resampled([list(runs) for runs in one[cell].values()], rng) for one in (ours, others))
             draws.append(mine - theirs)
             means.append(_mean(ours[cell]) - _mean(others[cell]))
+            counts.append(min(len(ours[cell]), len(others[cell])))
     if not means:
         return None
     low, high = np.percentile(np.mean(draws, axis=0), [2.5, 97.5])
-    return Estimate(float(np.mean(means)), float(low), float(high))
+    return Estimate(float(np.mean(means)), float(low), float(high), min(counts))
 
 
 def best_of(methods: Mapping[str, Mapping[str, Sets]]) -> dict[str, Sets]:
