@@ -190,7 +190,7 @@ class SelectionConfig(Section):
     )
     rollout_runs: int = Field(16, ge=1, description="real training runs to decide among finalists, at most")
     rollout_frozen_share: float = Field(
-        0.5, ge=0, lt=1, description="share of the body's blocks, from below, that training runs of finalists leave"
+        0.67, ge=0, lt=1, description="share of the body's blocks, from below, that training runs of finalists leave"
     )
     budget: Literal["equal", "proportional"] = Field(
         "equal", description="the same number of texts for every class, or as the real data has them, of the same total"
