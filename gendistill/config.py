@@ -250,7 +250,10 @@ def readable(error: ValidationError) -> str:
         if item["type"] == "extra_forbidden":
             problems.append(f"{key}: no such key")
         else:
-            problems.append(f"{key}: {item['msg']} (got {item['input']!r})")
+            message = item["msg"].removeprefix("Value error, ")
+            # A section that does not fit together is not shown whole
+            given = "" if isinstance(item["input"], dict) else f" (got {item['input']!r})"
+            problems.append(f"{key}: {message}{given}")
     return "; ".join(problems)
 
 

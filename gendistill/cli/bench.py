@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,10 +66,11 @@ def bench(
     from gendistill.cli.terminal import TerminalReporter
 
     given = load_suite(suite, external=_external(external), sets=sets, runs=runs, per_class=_budgets(per_class))
+    pools = _folders(candidates, given.pools)
     folder = out or Path("runs") / f"bench-{given.name}"
     opened = open_bench(given, folder, data_dir, only)
     _announce(console, opened)
-    failed = run_bench(opened, workers=workers, candidates=_folders(candidates), reporter=TerminalReporter(console))
+    failed = run_bench(opened, workers=workers, candidates=pools, reporter=TerminalReporter(console))
     _tell(console, opened, failed)
 
 
@@ -132,7 +134,7 @@ def _budgets(text: str | None) -> list[int] | None:
         raise ConfigError(f"--per-class {text}: write whole numbers with commas, such as 5,10,20") from None
 
 
-def _folders(given: list[str] | None) -> dict[str, Path]:
+def _folders(given: list[str] | None, pools: Iterable[str]) -> dict[str, Path]:
     from gendistill.errors import ConfigError
 
     folders = {}
@@ -140,6 +142,10 @@ def _folders(given: list[str] | None) -> dict[str, Path]:
         pool, equals, folder = text.partition("=")
         if not equals or not pool or not folder:
             raise ConfigError(f"--candidates {text}: write POOL=FOLDER, such as generated=pools")
+        if pool not in pools:
+            raise ConfigError(
+                f"--candidates {text}: no pool {pool!r} in this suite; there is {', '.join(pools) or 'none'}"
+            )
         folders[pool] = Path(folder)
     return folders
 
