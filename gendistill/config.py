@@ -111,6 +111,16 @@ class StudentConfig(Section):
         return min(max(self.steps, by_epochs), max(self.steps, self.max_steps))
 
 
+class TuneConfig(Section):
+    """LoRA on the real rows, before anything is generated."""
+
+    steps: int = Field(0, ge=0, description="optimiser steps; 0: the generator is used as it is")
+    batch_size: int = Field(8, ge=1)
+    learning_rate: float = Field(3e-4, gt=0)
+    rank: int = Field(16, ge=1)
+    dropout: float = Field(0.05, ge=0, lt=1)
+
+
 class GeneratorConfig(Section):
     kind: Literal["transformers"] = "transformers"
     model: str = Field("builtin:gemma-3-270m", description="hub causal LM, folder, or builtin:gemma-3-270m")
@@ -125,7 +135,15 @@ class GeneratorConfig(Section):
     batch_size: int = Field(192, ge=1, description="rows decoded together")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     template: Path | None = Field(None, description="a prompt template of your own instead of the one shipped")
+    adapter: str | None = Field(None, description="folder of a LoRA adapter in peft's format, such as a run's adapter/")
+    tune: TuneConfig = Field(default_factory=TuneConfig)
     trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _one_adapter(self) -> GeneratorConfig:
+        if self.adapter is not None and self.tune.steps:
+            raise ValueError("adapter is tuned already; leave it out, or set tune.steps to 0")
+        return self
 
 
 class FilterConfig(Section):

@@ -20,10 +20,10 @@ from gendistill.card import run_card
 from gendistill.choosing import Choice, check_names, choose, gains_within, held_out
 from gendistill.clusters import class_clusters
 from gendistill.compare import real_baselines
-from gendistill.config import Config
+from gendistill.config import Config, TuneConfig
 from gendistill.data import RealData, load_real
 from gendistill.data.export import json_line
-from gendistill.errors import GenerationError
+from gendistill.errors import ConfigError, GenerationError
 from gendistill.evaluate import Draw, Measured, evaluate, random_rows, stratified_sample
 from gendistill.examples import Candidate, Example, by_class
 from gendistill.filters import FilterReport, Rejection, TextFilter
@@ -31,7 +31,7 @@ from gendistill.further import FurtherStudent, file_name, further_students, with
 from gendistill.generators import Generator, build_generator
 from gendistill.inputs import RealSide, objective_inputs, real_side
 from gendistill.objectives import Objective
-from gendistill.planning import Chosen, Reference, learnt_max_tokens, plan_round, requests_per_class
+from gendistill.planning import Chosen, Reference, learnt_max_tokens, plan_lessons, plan_round, requests_per_class
 from gendistill.pool import DECIMALS, GarbageWatch, Pool, judge, parse
 from gendistill.progress import Reporter, Silent
 from gendistill.prompts import load_template
@@ -42,6 +42,7 @@ from gendistill.students.encoder import EncoderStudent
 from gendistill.tasks import TextClassification
 from gendistill.teacher import FOLDER, Teacher
 
+ADAPTER = "adapter"  # folder of a tuned generator's
 MAX_TOP_UPS = 2  # extra rounds for classes whose pool is smaller than the budget
 
 
@@ -115,6 +116,8 @@ class _Run:
         self.num_classes = len(self.real.label_names)
         self.student = EncoderStudent(config.student, self.num_classes)
         self.teacher = Teacher(config.student, self.student, self.real.train, store, reporter, config.seed)
+        if generator is not None and config.generator.tune.steps:
+            raise ConfigError("generator.tune: a generator of your own is tuned by you; set generator.tune.steps to 0")
         self.generator = generator or build_generator(config.generator)
         # Whether it chats is asked of the store first: only the generator itself, loaded, can tell otherwise.
         known = store.meta("generator")
@@ -123,12 +126,15 @@ class _Run:
                 f"loading {config.generator.model}; a built-in model is unpacked the first time, about a minute"
             )
         self.chat: bool = known["chat"] if known else self.generator.chat
+        if config.generator.tune.steps:
+            self.generator.name += ", tuned on the real rows"
         store.remember("generator", {"name": self.generator.name, "chat": self.chat})
         self.report = FilterReport()
         self.text_filter = TextFilter(config.filters, self.real.train)
         self.pool = Pool()
         self.others: list[FurtherStudent] = []
         self.asked = [0] * self.num_classes
+        self.tuned = False
 
     def go(self) -> Distilled:
         real = real_side(self.config, self.real.train, self.num_classes, self.teacher)
@@ -144,7 +150,7 @@ class _Run:
                 break
             chosen = self._chosen(choice)
             planned = self._plan(number, counts, reference, chosen)
-            self._generate(number, planned)
+            self._generate(number, planned, reference)
             kept, replies = self._judge(number, planned, reference)
             self._must_have_every_class(number)
             inputs = objective_inputs(self.config, real, self.pool.labels, self.pool.embeddings, self.pool.features)
@@ -228,18 +234,47 @@ class _Run:
         self.asked = [asked + count for asked, count in zip(self.asked, counts, strict=True)]
         return planned
 
-    def _generate(self, number: int, planned: Sequence[Planned]) -> None:
+    def _tuned(self, reference: Reference) -> Generator:
+        """The generator with its adapter, which is tuned now if this run has none yet."""
+        settings = self.config.generator
+        if settings.tune.steps and not self.tuned:
+            from gendistill.generators.tuning import tune
+
+            folder = self.store.saved_folder(ADAPTER)
+            if folder is None:
+                from gendistill.generators.transformers import TransformersGenerator
+
+                assert isinstance(self.generator, TransformersGenerator)  # the one kind that there is
+                lessons = plan_lessons(self.config, self.task, reference, chat=self.chat)
+                with self.reporter.track("tune generator", settings.tune.steps) as advance:
+                    save = tune(
+                        self.generator,
+                        lessons,
+                        settings.tune,
+                        seed=self.config.seed,
+                        progress=lambda done, total: advance(done),
+                    )
+                self.store.save_folder(ADAPTER, save)
+                folder = self.store.folder / ADAPTER
+            plain = settings.model_copy(update={"tune": TuneConfig(), "mode": "chat" if self.chat else "base"})
+            name = self.generator.name
+            self.generator = build_generator(plain.model_copy(update={"adapter": str(folder)}))
+            self.generator.name, self.tuned = name, True
+        return self.generator
+
+    def _generate(self, number: int, planned: Sequence[Planned], reference: Reference) -> None:
         missing = self.store.missing(planned)
         done = len(planned) - len(missing)
         watch = GarbageWatch(self.task, self.text_filter.fresh(), self.chat)
         labels = {p.request.id: p.label for p in planned}
+        generator = self._tuned(reference) if missing else self.generator
         with self.reporter.track(f"generate {number}", len(planned), done=done) as advance:
             for _, reply in self.store.replies(planned):
                 watch.see(labels[reply.request_id], reply)
             watch.check()
             if not missing:
                 return
-            for reply in self.generator.generate(missing):
+            for reply in generator.generate(missing):
                 self.store.add_reply(reply)
                 done += 1
                 advance(done)

@@ -12,8 +12,8 @@ import numpy as np
 from gendistill.clusters import Clusters, draw_exemplars, gap_weights
 from gendistill.config import Config
 from gendistill.examples import Example, content_hash
-from gendistill.generators.base import Request
-from gendistill.prompts import load_template, render, render_messages
+from gendistill.generators.base import Lesson, Request
+from gendistill.prompts import load_template, one_line, render, render_messages
 from gendistill.store import Planned
 
 if TYPE_CHECKING:
@@ -40,6 +40,28 @@ class Chosen:
 
     examples: list[Example]
     embeddings: np.ndarray  # (k, d) float32, rows of length 1
+
+
+def plan_lessons(config: Config, task: TextClassification, reference: Reference, *, chat: bool) -> list[Lesson]:
+    """Prompts as a run has them, each with a real row of its class for a reply; the classes in turn.
+
+    No more than ``generator.tune`` takes. A row is not shown in its own prompt.
+    """
+    settings = config.generator
+    template = load_template(settings.template or f"{task.name}.{'chat' if chat else 'base'}")
+    count = settings.exemplars
+    rng = np.random.default_rng([config.seed, 13])
+    rows = [rng.permutation(np.flatnonzero(reference.labels == label)) for label in range(len(task.label_names))]
+    lessons = []
+    for number in range(settings.tune.steps * settings.tune.batch_size):
+        turn, label = divmod(number, len(rows))
+        row = int(rows[label][turn % len(rows[label])])
+        shown = [other for other in draw_exemplars(reference.clusters, label, count + 1, rng) if other != row][:count]
+        values = task.prompt_values(label, [reference.examples[other] for other in shown])
+        prompt = None if chat else render(template, **values)
+        messages = render_messages(template, **values) if chat else None
+        lessons.append(Lesson(prompt, messages, one_line(reference.examples[row].text)))
+    return lessons
 
 
 def requests_per_class(

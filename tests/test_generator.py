@@ -193,7 +193,7 @@ class LittleMemory(LlamaForCausalLM):
 
 def test_out_of_memory_halves_the_batch(folders: dict[str, Path], llama: TransformersGenerator) -> None:
     generator = TransformersGenerator(str(folders["llama"]), dtype="float32", batch_size=8)
-    generator._load()
+    generator.load()
     generator._model.__class__ = LittleMemory
     requests = [ask(f"{p}-{s}", prompt, seed=s) for p, prompt in enumerate(PROMPTS) for s in range(3)]
     assert replies(generator, requests) == replies(llama, requests)

@@ -20,6 +20,7 @@ def _transformers(config: GeneratorConfig) -> Generator:
         batch_size=config.batch_size,
         dtype=config.dtype,
         trust_remote_code=config.trust_remote_code,
+        adapter=config.adapter,
     )
 
 

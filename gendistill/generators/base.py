@@ -34,6 +34,15 @@ class Reply:
     error: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A prompt, as a request has it, and the real text that should come as its reply."""
+
+    prompt: str | None
+    messages: tuple[tuple[str, str], ...] | None
+    reply: str
+
+
 class Generator(Protocol):
     name: str  # what the card calls it
 

@@ -13,6 +13,7 @@ import inspect
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -34,6 +35,7 @@ class TransformersGenerator:
     :param batch_size: rows decoded together; halved by itself when memory runs out.
     :param dtype: ``auto`` is bfloat16 on a GPU or a CPU with bfloat16 instructions, else float32.
     :param device: ``cuda`` when there is one and None is given.
+    :param adapter: folder of a LoRA adapter, merged into the weights.
     """
 
     def __init__(
@@ -45,10 +47,12 @@ class TransformersGenerator:
         dtype: str = "auto",
         trust_remote_code: bool = False,
         device: str | None = None,
+        adapter: str | None = None,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"generator batch_size must be at least 1 (got {batch_size})")
-        self.name = model
+        self.model_name, self.adapter = model, adapter
+        self.name = model if adapter is None else f"{model} with the adapter {Path(adapter).name}"
         self.mode: Literal["auto", "base", "chat"] = mode
         self.batch_size = batch_size
         self.trust_remote_code = trust_remote_code
@@ -61,7 +65,7 @@ class TransformersGenerator:
     def chat(self) -> bool:
         """Whether requests carry messages. Loads the model when the mode is ``auto``."""
         if self.mode == "auto":
-            self._load()
+            self.load()
             self.chat = bool(self._tokenizer.chat_template)
         return self.mode == "chat"
 
@@ -74,7 +78,7 @@ class TransformersGenerator:
 
         Raises ModelError when the model cannot be loaded. Whatever goes wrong with a request is its reply's ``error``.
         """
-        self._load()
+        self.load()
         rows = []
         for request in requests:
             try:
@@ -102,25 +106,37 @@ class TransformersGenerator:
                 for row in left:
                     yield _failure(row.request, _one_line(error))
 
-    def _load(self) -> None:
+    @property
+    def model(self) -> Any:
+        """The loaded model; None before ``load``."""
+        return self._model
+
+    def load(self) -> None:
+        """Load the model and its tokenizer, once.
+
+        :raises ModelError: it cannot be found or loaded, or the adapter does not fit it.
+        """
         if self._model is not None:
             return
-        model, self._tokenizer = load_causal_lm(self.name, self.dtype, trust_remote_code=self.trust_remote_code)
-        self._model = model.to(self.device)
+        model, self._tokenizer = load_causal_lm(self.model_name, self.dtype, trust_remote_code=self.trust_remote_code)
+        if self.adapter is not None:
+            from gendistill.generators.tuning import with_adapter
+
+            model = with_adapter(model, self.adapter)
+        self._model = model.to(self.device).eval()
         config = model.config.get_text_config()
         self._context: int | None = getattr(config, "max_position_embeddings", None)
         ends = [self._tokenizer.eos_token_id, config.eos_token_id, model.generation_config.eos_token_id]
         self._ends = {end for item in ends if item is not None for end in (item if isinstance(item, list) else [item])}
         accepted = inspect.signature(model.forward).parameters
         self._positions = "position_ids" in accepted
-        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        self._keeps = "logits_to_keep" in accepted
 
     def _row(self, request: Request) -> _Row:
         if request.messages is not None:
-            prompt = self._tokenizer(self._chat_text(request.messages), add_special_tokens=False).input_ids
+            prompt = self.chat_ids(request.messages)
         elif request.prompt is not None:
-            # Text that looks like a special token ("<eos>" in a row of the data) stays text.
-            prompt = self._tokenizer(request.prompt, split_special_tokens=True).input_ids
+            prompt = self.prompt_ids(request.prompt)
         else:
             raise GenerationError("the request has neither a prompt nor messages")
         if not prompt:
@@ -135,23 +151,31 @@ class TransformersGenerator:
             limit = min(limit, self._context - len(prompt))
         return _Row(request, tuple(prompt), limit, random.Random(request.seed))
 
-    def _chat_text(self, messages: Sequence[tuple[str, str]]) -> str:
+    def prompt_ids(self, text: str) -> list[int]:
+        """Tokens of a base model's prompt; what looks like a special token ("<eos>" in a row) stays text."""
+        return self._tokenizer(text, split_special_tokens=True).input_ids
+
+    def chat_ids(self, messages: Sequence[tuple[str, str]], reply: str | None = None) -> list[int]:
+        """Tokens of a chat up to where the model is to answer; or with its answer, the turn ended."""
+        return self._tokenizer(self._chat_text(messages, reply), add_special_tokens=False).input_ids
+
+    def _chat_text(self, messages: Sequence[tuple[str, str]], reply: str | None = None) -> str:
         if not self._tokenizer.chat_template:
             raise GenerationError(f"{self.name} has no chat template: set the generator's mode to base")
         special = sorted(self._tokenizer.all_special_tokens, key=len, reverse=True)
         turns = []
-        for role, content in messages:
+        for role, content in (*messages, *(() if reply is None else (("assistant", reply),))):
             for token in special:  # a row must not be able to end the turn that it is shown in
                 content = content.replace(token, f"{token[:1]} {token[1:]}")
             turns.append({"role": role, "content": content})
         try:
-            return self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            return self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=reply is None)
         except TemplateError:
             if len(turns) < 2 or turns[0]["role"] != "system":
                 raise
             # Some templates know no system role: its text then opens the first user message.
             turns[1]["content"] = turns[0]["content"] + "\n\n" + turns[1]["content"]
-            return self._tokenizer.apply_chat_template(turns[1:], tokenize=False, add_generation_prompt=True)
+            return self._tokenizer.apply_chat_template(turns[1:], tokenize=False, add_generation_prompt=reply is None)
 
     @torch.inference_mode()
     def _decode(self, rows: Sequence[_Row]) -> Iterator[_Row]:
@@ -197,9 +221,18 @@ class TransformersGenerator:
         """(n, V) float32 logits of the last position, and the cache."""
         extra = {"position_ids": positions} if self._positions else {}
         output = self._model(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **extra, **self._last_only
+            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **extra, **self._keep(1)
         )
         return output.logits[:, -1].float(), getattr(output, "past_key_values", None)
+
+    def _keep(self, last: int) -> dict[str, int]:
+        """Of most models, to be given the logits of the last positions alone: all of them are gigabytes."""
+        return {"logits_to_keep": last} if self._keeps else {}
+
+    def logits(self, model: Any, ids: Tensor, mask: Tensor, last: int) -> Tensor:
+        """(B, last, V): a forward pass of this model, or of one around it, for rows padded on the left."""
+        extra = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if self._positions else {}
+        return model(input_ids=ids, attention_mask=mask, use_cache=False, **extra, **self._keep(last)).logits[:, -last:]
 
     def _draw(self, logits: Tensor, rows: Sequence[_Row]) -> list[int]:
         """The next token of each row. Rows that ask alike are drawn together."""

@@ -1,0 +1,132 @@
+"""A generator tuned on the real rows first: LoRA (Hu et al. 2022, arXiv 2106.09685), by the very prompts it will see.
+
+Each step shows prompts of a run, with a real row of the class in the place of the reply; the loss is that of the
+reply's tokens alone. What comes out is an adapter in peft's format, for this run and for later ones
+(``generator.adapter``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gendistill.config import TuneConfig
+from gendistill.errors import MissingExtraError, ModelError
+from gendistill.generators.base import Lesson
+from gendistill.generators.transformers import TransformersGenerator
+
+IGNORED = -100
+MOST_TOKENS = 1024  # of a prompt with its reply; a longer prompt loses its beginning
+_MISSING = "a tuned generator needs the package peft: pip install peft"
+
+
+def tune(
+    generator: TransformersGenerator,
+    lessons: Sequence[Lesson],
+    config: TuneConfig,
+    *,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Callable[[Path], None]:
+    """Train an adapter; ``config.steps`` steps over the lessons in their order, again and again if they are few.
+
+    :returns: a function that saves the adapter into a folder.
+    :raises MissingExtraError: peft is not installed.
+    :raises ModelError: the model has no linear layers to adapt.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise MissingExtraError(_MISSING) from error
+    generator.load()
+    rows = [_encoded(generator, lesson) for lesson in lessons]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # of the factors' start and of dropout
+        try:
+            model: Any = get_peft_model(
+                generator.model,
+                LoraConfig(
+                    r=config.rank,
+                    lora_alpha=2 * config.rank,
+                    lora_dropout=config.dropout,
+                    target_modules="all-linear",
+                    task_type="CAUSAL_LM",
+                ),
+            )
+        except ValueError as error:
+            raise ModelError(f"generator {generator.name}: cannot be tuned ({error})") from error
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        for weight in weights:
+            weight.data = weight.data.float()  # small steps are lost in bfloat16
+        optimizer = torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=0.0)
+        warmup = max(1, config.steps // 10)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min((step + 1) / warmup, (config.steps - step) / max(1, config.steps - warmup))
+        )
+        model.train()
+        for step in range(config.steps):
+            batch = [rows[(step * config.batch_size + k) % len(rows)] for k in range(config.batch_size)]
+            with torch.autocast(generator.device.type, torch.bfloat16, enabled=generator.device.type == "cuda"):
+                loss = _loss(generator, model, batch)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            schedule.step()
+            if progress:
+                progress(step + 1, config.steps)
+        model.eval()
+    return lambda folder: model.save_pretrained(str(folder), safe_serialization=True)
+
+
+def with_adapter(model: nn.Module, folder: str) -> nn.Module:
+    """The model with an adapter of peft's format merged into its weights.
+
+    :raises MissingExtraError: peft is not installed.
+    :raises ModelError: the folder holds no adapter for this model.
+    """
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise MissingExtraError(_MISSING) from error
+    if not (Path(folder) / "adapter_model.safetensors").is_file():
+        raise ModelError(f"{folder}: no adapter here (adapter_model.safetensors); check generator.adapter")
+    try:
+        merged: Any = PeftModel.from_pretrained(model, folder)
+        return merged.merge_and_unload()
+    except Exception as error:  # sizes or names that do not fit raise several kinds
+        raise ModelError(f"{folder}: does not fit the generator ({str(error).splitlines()[0][:200]})") from error
+
+
+def _encoded(generator: TransformersGenerator, lesson: Lesson) -> tuple[list[int], list[int]]:
+    """Token ids of the prompt and of the reply, its end included."""
+    if lesson.messages is not None:
+        prompt, whole = generator.chat_ids(lesson.messages), generator.chat_ids(lesson.messages, lesson.reply)
+    else:  # a base model's reply is the rest of a line
+        text = lesson.prompt or ""
+        prompt, whole = generator.prompt_ids(text), generator.prompt_ids(f"{text} {lesson.reply}\n")
+    # Tokens that the reply changes belong to it
+    same = next((k for k, pair in enumerate(zip(prompt, whole, strict=False)) if pair[0] != pair[1]), len(prompt))
+    reply = whole[same:][: MOST_TOKENS // 2]
+    return whole[:same][len(reply) - MOST_TOKENS :], reply
+
+
+def _loss(generator: TransformersGenerator, model: Any, batch: Sequence[tuple[list[int], list[int]]]) -> Tensor:
+    """Mean cross entropy of the replies' tokens. Padding is on the left, so that replies end together."""
+    width = max(len(prompt) + len(reply) for prompt, reply in batch)
+    last = max(len(reply) for _, reply in batch)
+    ids = torch.zeros(len(batch), width, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    targets = torch.full((len(batch), last), IGNORED)
+    for row, (prompt, reply) in enumerate(batch):
+        tokens = torch.tensor([*prompt, *reply])
+        ids[row, width - len(tokens) :] = tokens
+        mask[row, width - len(tokens) :] = 1
+        targets[row, last - len(reply) :] = torch.tensor(reply)
+    ids, mask, targets = (part.to(generator.device) for part in (ids, mask, targets))
+    logits = generator.logits(model, ids, mask, last + 1)[:, :-1]  # of position t, for the token at t + 1
+    return nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
