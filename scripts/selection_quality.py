@@ -54,6 +54,7 @@ POOL, DEV, SHARE = 2000, 500, 0.8
 RECIPE: Settings = {"max_tokens": 64}  # of every student, on top of the defaults
 LINEAR = ("tfidf", "static:builtin:minilm")  # the further students of "for three students"
 PORTFOLIO, SOFT = "portfolio", "portfolio, soft labels"
+OWN = "meta_model along training on the portfolio's set"
 FULL: dict[str, Settings] = {  # recipes for all of train
     "full data": {},
     "full data, 2 epochs": {"epochs": 2.0, "max_steps": 2000},
@@ -83,6 +84,8 @@ METHODS: dict[str, Settings] = {
     "meta_model, least distance 0.3": {"selection": {"method": "greedy", "min_distance": 0.3}},
     "portfolio, not refined": {"selection": {"method": "portfolio", "probe_trials": 0}},
     "portfolio, 4 finalists": {"selection": {"method": "portfolio", "finalists": 4}},
+    # Features of a student trained on the portfolio's set: "the set chosen so far"
+    OWN: {"selection": {"method": "greedy"}, "objective": {"weights": {"meta_model_trajectory": 1.0}}},
     "portfolio, for three students": {"selection": {"method": "portfolio"}, "objective": {"students": list(LINEAR)}},
 }
 
@@ -211,7 +214,8 @@ def keys(args: argparse.Namespace) -> Iterator[Key]:
 
 
 def choose_all(args: argparse.Namespace) -> None:
-    done = {key_of(row) for row in read(args.sets_file)}
+    chosen = {key_of(row): row["ids"] for row in read(args.sets_file)}
+    done = set(chosen)
     for name in args.datasets:
         wanted = [key for key in keys(args) if key.dataset == name and key not in done]
         if not wanted:
@@ -223,12 +227,16 @@ def choose_all(args: argparse.Namespace) -> None:
         taught = rows.teacher() if any(needs_teacher(key.method) for key in wanted) else ([], ())
         print(f"{name}: {len(wanted)} sets to choose", flush=True)
         for key in wanted:
-            append(args.sets_file, choose_one(key, rows, known, *taught))
+            so_far = chosen.get(replace(key, method=PORTFOLIO))
+            if key.method == OWN and so_far is None:
+                raise SystemExit(f"{OWN}: choose the sets of {PORTFOLIO} first")
+            append(args.sets_file, choose_one(key, rows, known, *taught, so_far=so_far))
 
 
 def needs_teacher(method: str) -> bool:
     weights = METHODS[method].get("objective", {}).get("weights", {})
-    return method in INFORMED_BASELINES or any("gradient" in name or "trajectory" in name for name in weights)
+    along = any("gradient" in name or "trajectory" in name for name in weights)
+    return method in INFORMED_BASELINES or (along and method != OWN)
 
 
 def choose_one(
@@ -237,6 +245,7 @@ def choose_one(
     known: dict[str, torch.Tensor],
     taught: list[Features],
     segments: tuple[Segment, ...],
+    so_far: list[str] | None = None,
 ) -> dict[str, Any]:
     settings = METHODS[key.method]
     config = rows.config.model_copy(
@@ -248,13 +257,19 @@ def choose_one(
     real = stratified_sample(rows.train, rows.classes, POOL, key.set)
     position = {row.id: index for index, row in enumerate(rows.train)}
     index = torch.tensor([position[row.id] for row in real])
-    features = [part.rows(index) for part in taught]
     targets = torch.tensor(target_rows(real, rows.classes, config.objective.target_rows_per_class, key.set))
+    features = [part.rows(index) for part in taught]
+    at_targets = [part.rows(targets) for part in features]
+    if key.method == OWN:
+        student = EncoderStudent(rows.config.student, rows.classes)
+        student.fit([rows.by_id[identity] for identity in so_far or ()], seed=key.set, checkpoints=3)
+        seen = (pool, [real[row] for row in targets.tolist()])
+        features, at_targets = ([student.features(part, checkpoint=t) for t in range(3)] for part in seen)
     inputs = ObjectiveInputs(
         candidate_labels=labels,
         real_labels=torch.tensor([row.label for row in real]),
         candidate_features=features,
-        real_features=[part.rows(targets) for part in features],
+        real_features=at_targets,
         candidate_embeddings=embeddings,
         real_embeddings=known["train"][index],
         num_classes=rows.classes,
@@ -265,8 +280,8 @@ def choose_one(
     dev = [known["dev"]]
     for model in config.objective.students:
         eyes = LinearEyes(build_student(StudentConfig(model=model, **RECIPE), rows.classes), real, key.set)
-        seen = {"candidate_embeddings": eyes.embeddings("", pool), "real_embeddings": eyes.embeddings("", real)}
-        inputs = replace(inputs, others=(*inputs.others, replace(inputs, others=(), **seen)))
+        views = {"candidate_embeddings": eyes.embeddings("", pool), "real_embeddings": eyes.embeddings("", real)}
+        inputs = replace(inputs, others=(*inputs.others, replace(inputs, others=(), **views)))
         dev.append(eyes.embeddings("", rows.dev))
     held = held_out(config, rows.dev, dev, pool, rows.classes)
     choice = choose(config, inputs, [key.per_class] * rows.classes, held=held)
