@@ -48,8 +48,15 @@ from gendistill.students.segments import segments
 
 DATASETS = ("sst2_sentence", "ag_news", "trec")
 BASELINES = ("random", "herding", "k-means-nearest", "k-center")
-STUDENTS = {"minilm": "builtin:minilm", "tfidf": "tfidf", "static": "static:builtin:minilm"}
 Settings = dict[str, Any]
+# A plain recipe: a fresh head, 40 steps at the rates that suit it
+FRESH_HEAD: Settings = {"head_init": "random", "steps": 40, "learning_rate": 1e-4, "head_learning_rate": 1e-2}
+STUDENTS: dict[str, Settings] = {
+    "minilm": {},
+    "tfidf": {"model": "tfidf"},
+    "static": {"model": "static:builtin:minilm"},
+    "minilm, fresh head": FRESH_HEAD,
+}
 POOL, DEV, SHARE = 2000, 500, 0.8
 RECIPE: Settings = {"max_tokens": 64}  # of every student, on top of the defaults
 LINEAR = ("tfidf", "static:builtin:minilm")  # the further students of "for three students"
@@ -338,7 +345,7 @@ def train_one(job: tuple[Key, str, int, list[str]]) -> dict[str, Any]:
     rows = worker_rows[key.dataset]
     place = (key.dataset, student, key.method if key.method in FULL else "")
     if place not in worker_students:
-        recipe = StudentConfig(model=STUDENTS[student], **RECIPE, **FULL.get(key.method, {}))
+        recipe = StudentConfig(**RECIPE | STUDENTS[student] | FULL.get(key.method, {}))
         worker_students[place] = build_student(recipe, rows.classes)
     model = worker_students[place]
     targets = rows.soft_labels(ids) if key.method == SOFT else None
@@ -415,6 +422,10 @@ def table(args: argparse.Namespace) -> None:
         counts = [len(runs) for cell in found["portfolio"].values() for runs in cell.values()] or [0]
         sets_each = [len(cell) for cell in found["portfolio"].values()] or [0]
         print(f"\n{min(sets_each)} to {max(sets_each)} sets a cell, {min(counts)} to {max(counts)} runs a set.")
+        runs = [one for cells in found.values() for sets in cells.values() for one in sets.values() if len(one) > 1]
+        if runs:
+            spread = np.sqrt(np.mean([np.var(one, ddof=1) for one in runs]))
+            print(f"\nRuns of a set differ by {spread:.2f} points (standard deviation, {len(runs)} sets).")
 
 
 def main() -> None:
@@ -429,7 +440,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--sets", type=int, default=5)
     parser.add_argument("--runs", type=int, default=1)
-    parser.add_argument("--students", nargs="+", default=["minilm"], help="minilm, tfidf, static; table: probe too")
+    parser.add_argument("--students", nargs="+", default=["minilm"], help=f"{', '.join(STUDENTS)}; table: probe too")
     parser.add_argument("--full", action="store_true", help="train: students on all of train, by several recipes")
     parser.add_argument("--soft", action="store_true", help="train: the portfolio's sets with soft labels too")
     parser.add_argument("--max-train-rows", type=int, default=6000)
