@@ -6,6 +6,7 @@ holds this).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -120,7 +121,7 @@ class Chooser:
             "seed": config.seed,
             "candidates": len(pool),
             "won": choice.winner.name if choice.winner else None,
-            "sha256": content_hash(text),
+            "sha256": hashlib.sha256(text.encode()).hexdigest(),
             **meter.cost,
         }
 

@@ -32,7 +32,8 @@ def draw(path: Path, suite: Suite, everyone: Sequence[Scores]) -> bool:
         return False
     if not everyone:
         return False
-    tasks, rng = list(suite.tasks), np.random.default_rng(0)
+    shown = {task for scores in everyone for task, _ in scores.columns}
+    tasks, rng = [task for task in suite.tasks if task in shown], np.random.default_rng(0)
     figure = Figure(figsize=(4.2 * len(tasks), 3.4 * len(everyone) + 0.8), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(everyone), len(tasks), squeeze=False)

@@ -53,6 +53,8 @@ def collect(bench: Bench, student: str) -> Scores:
             found = scores.methods.setdefault(cell.method, {}).setdefault((cell.task, cell.per_class), {})
             found[cell.set] = values[: suite.runs]
     scores.methods = {name: scores.methods[name] for name in suite.methods if name in scores.methods}
+    present = {task for cells in scores.methods.values() for task, _ in cells} | scores.full.keys()
+    scores.columns = [column for column in scores.columns if column[0] in present]
     return scores
 
 
@@ -281,7 +283,7 @@ def latex(bench: Bench, everyone: Sequence[Scores]) -> str:
     """A booktabs table for each student."""
     parts = []
     for scores in everyone:
-        tasks, budgets = list(bench.suite.tasks), bench.suite.per_class
+        tasks, budgets = list(dict.fromkeys(task for task, _ in scores.columns)), bench.suite.per_class
         width = len(budgets)
         spans = [f"\\multicolumn{{{width}}}{{c}}{{{_tex(task)}}}" for task in tasks]
         lines = [
