@@ -186,6 +186,12 @@ def test_more_sets_are_added_to_a_folder_and_another_suite_is_refused(
     assert {len(runs) for runs in scores.methods["random"]["words", 2].values()} == {2}
     assert len(scores.methods["random"]["words", 2]) == 3
     assert all(path.stat().st_mtime_ns == when for path, when in first.items())
+    theirs = load_suite(str(suite_file), external={"more": {"words": str(data / "theirs")}})
+    run_bench(open_bench(theirs, out, data, Only(methods=("more",), students=("tfidf",))))
+    again = open_bench(load_suite(str(suite_file)), out, data, only)
+    run_bench(again)
+    assert "more" in again.suite.methods and again.methods() == ["random"]  # kept in the tables, and not worked on
+    assert "| more |" in (out / "results.md").read_text(encoding="utf-8")
     with pytest.raises(RunError, match="another pool_rows"):
         open_bench(load_suite(str(suite_file), pool_rows=50), out, data)
     (tmp_path / "other").mkdir()

@@ -231,6 +231,12 @@ def open_bench(suite: Suite, out: Path, data_dir: Path | None = None, only: Only
                     f"{out}: holds a benchmark with another {', '.join(changed)}; choose another --out, or leave that "
                     "as it was"
                 )
+            # What earlier commands added, such as --external, stays in the tables, but only what is asked now is done.
+            own = {part: tuple(getattr(suite, part)) for part in ("tasks", "methods", "students")}
+            kept = {part: {**getattr(before, part), **getattr(suite, part)} for part in (*own, "pools")}
+            suite = suite.model_copy(update=kept)
+            asked = {part: getattr(bench.only, part) or names for part, names in own.items()}
+            bench = Bench(suite, out, data_dir, Only(**asked))
         elif any(path.name != "work" for path in out.iterdir()):
             raise RunError(f"{out}: not empty and no benchmark; choose another --out")
         atomic_write(file, suite_yaml(suite))
