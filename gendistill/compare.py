@@ -15,7 +15,7 @@ from gendistill.config import Config, StudentConfig
 from gendistill.data import load_real
 from gendistill.data.export import read_distilled
 from gendistill.errors import ConfigError, DataError
-from gendistill.evaluate import Draw, Measured, evaluate, random_rows, stratified_sample
+from gendistill.evaluate import FULL, Draw, Measured, evaluate, random_rows, stratified_sample
 from gendistill.examples import Example, by_class
 from gendistill.progress import Reporter, Silent
 from gendistill.selection.baselines import k_means_nearest
@@ -78,7 +78,7 @@ def compare_file(
     methods: dict[str, Draw] = {name: lambda run: given for name in (*targets, file.name)}
     methods |= real_baselines(real.train, reference, embeddings, sizes, seed=config.seed)
     if full:
-        methods["full data"] = lambda run: real.train
+        methods[FULL] = lambda run: real.train
     test = stratified_sample(real.test, classes, config.evaluate.max_test_rows, config.seed)
     table = evaluate(
         methods,
@@ -86,6 +86,7 @@ def compare_file(
         student,
         config.student,
         seeds=config.evaluate.seeds,
+        once=(FULL,),
         first_seed=config.seed if config.evaluate.first_seed is None else config.evaluate.first_seed,
         targets=targets,
         reporter=reporter,

@@ -59,8 +59,8 @@ class StudentConfig(Section):
     max_tokens: int = Field(96, ge=4)
     batch_size: int = Field(16, ge=1)
     steps: int = Field(16, ge=1, description="optimiser steps of the teacher and of each student measured, at least")
-    epochs: float = Field(0.5, ge=0, description="passes over the training set, if they take more steps than that")
-    max_steps: int = Field(400, ge=1, description="but never more than this, unless steps is larger")
+    epochs: float = Field(2.0, ge=0, description="passes over the training set, if they take more steps than that")
+    max_steps: int = Field(1000, ge=1, description="but never more than this, unless steps is larger")
     learning_rate: float = Field(3e-5, gt=0, description="of the body")
     head_learning_rate: float = Field(1e-4, gt=0)
     weight_decay: float = Field(0.01, ge=0)
@@ -228,7 +228,7 @@ class SelectionConfig(Section):
 
 
 class EvaluateConfig(Section):
-    seeds: int = Field(3, ge=0, description="fresh students per row of the final table; 0: no table")
+    seeds: int = Field(3, ge=0, description="fresh students per row of the table (full data: one); 0: no table")
     first_seed: int | None = Field(None, ge=0, description="of the students; the seed of the run if absent")
     max_test_rows: int = Field(400, ge=10, description="seeded, stratified sample of the test split when it is larger")
 

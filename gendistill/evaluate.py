@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from gendistill.students.base import Student
 
+FULL = "full data"  # the row of students trained on all of it
 Draw = Callable[[int], Sequence[Example]]  # the training set of a run, from the run's number
 
 
@@ -55,6 +56,7 @@ def evaluate(
     recipe: StudentConfig,
     *,
     seeds: int,
+    once: Collection[str] = (),
     first_seed: int = 0,
     targets: Mapping[str, Tensor] | None = None,
     trained: Mapping[tuple[str, int], Callable[[], Student]] | None = None,
@@ -66,12 +68,14 @@ def evaluate(
     Run k of every method uses the same training seed, so that methods may be compared in pairs.
 
     :param methods: name -> function from the run's number to the training set.
+    :param once: methods that get one student whatever ``seeds`` says: those whose training takes long.
     :param targets: soft labels, (n, C) float32, of methods that draw the same rows for every run.
     :param trained: students at hand that were trained on just the set, recipe and seed of a (method, run).
     :param recipe: names the training recipe in the journal, so that another recipe is measured anew.
     """
     reporter = reporter or Silent()
-    sets = {(name, run): draw(run) for name, draw in methods.items() for run in range(seeds)}
+    runs = {name: range(min(seeds, 1) if name in once else seeds) for name in methods}
+    sets = {(name, run): draw(run) for name, draw in methods.items() for run in runs[name]}
     test_key = content_hash([example.id for example in test])
     results: dict[tuple[str, int], dict] = {}
     keys: dict[tuple[str, int], str] = {}
@@ -104,8 +108,8 @@ def evaluate(
         Measured(
             name,
             len(sets[name, 0]),
-            [results[name, run]["accuracy"] for run in range(seeds)],
-            [results[name, run]["macro_f1"] for run in range(seeds)],
+            [results[name, run]["accuracy"] for run in runs[name]],
+            [results[name, run]["macro_f1"] for run in runs[name]],
         )
         for name in methods
         if seeds

@@ -24,7 +24,7 @@ from gendistill.config import Config, TuneConfig
 from gendistill.data import RealData, load_real
 from gendistill.data.export import json_line
 from gendistill.errors import ConfigError, GenerationError
-from gendistill.evaluate import Draw, Measured, evaluate, random_rows, stratified_sample
+from gendistill.evaluate import FULL, Draw, Measured, evaluate, random_rows, stratified_sample
 from gendistill.examples import Candidate, Example, by_class
 from gendistill.filters import FilterReport, Rejection, TextFilter
 from gendistill.further import FurtherStudent, file_name, further_students, with_further
@@ -414,7 +414,7 @@ class _Run:
                 seed=self.config.seed,
             ),
             "random of the pool": lambda run: random_rows(self.pool.examples, classes, sizes, self.config.seed + run),
-            "full data": lambda run: self.real.train,
+            FULL: lambda run: self.real.train,
         }
         return evaluate(
             methods,
@@ -422,7 +422,8 @@ class _Run:
             self.student,
             self.config.student,
             seeds=settings.seeds,
-            trained={("full data", 0): self.teacher.prepare} if self.teacher.available else {},
+            once=(FULL,),
+            trained={(FULL, 0): self.teacher.prepare} if self.teacher.available else {},
             first_seed=self.config.seed if settings.first_seed is None else settings.first_seed,
             targets={} if soft is None else {"distilled": soft},
             journal=self.store,

@@ -64,8 +64,9 @@ PORTFOLIO, SOFT = "portfolio", "portfolio, soft labels"
 OWN = "meta_model along training on the portfolio's set"
 FULL: dict[str, Settings] = {  # recipes for all of train
     "full data": {},
-    "full data, 2 epochs": {"epochs": 2.0, "max_steps": 2000},
-    "full data, 2 epochs at 1e-4": {"epochs": 2.0, "max_steps": 2000, "learning_rate": 1e-4},
+    "full data, half an epoch": {"epochs": 0.5},
+    "full data, 1 epoch": {"epochs": 1.0},
+    "full data at 1e-4": {"learning_rate": 1e-4},
 }
 
 METHODS: dict[str, Settings] = {

@@ -102,3 +102,10 @@ def test_samples_are_stratified_seeded_and_in_order() -> None:
     assert [int(e.fields[0]) for e in sample] == sorted(int(e.fields[0]) for e in sample)
     drawn = random_rows(examples, 2, [3, 2], seed=0)
     assert [e.label for e in drawn] == [0, 0, 0, 1, 1] and len(set(drawn)) == 5
+
+
+def test_a_method_whose_training_takes_long_gets_one_student() -> None:
+    methods = {"zeros": lambda run: TEST[:3], "long": lambda run: TEST[3:6]}
+    rows = evaluate(methods, TEST, MajorityStudent(), StudentConfig(), seeds=3, once=("long",))
+    assert [len(row.accuracy) for row in rows] == [3, 1]
+    assert evaluate(methods, TEST, MajorityStudent(), StudentConfig(), seeds=0, once=("long",)) == []

@@ -12,6 +12,7 @@ import numpy as np
 from gendistill.atomic import atomic_write
 from gendistill.bench.statistics import estimate
 from gendistill.bench.suite import Suite
+from gendistill.evaluate import FULL
 
 if TYPE_CHECKING:
     from gendistill.bench.report import Scores
@@ -65,7 +66,7 @@ def draw(path: Path, suite: Suite, everyone: Sequence[Scores]) -> bool:
                     color=drawn.get_color(),
                 )
             if task in scores.full:
-                panel.axhline(float(np.mean(scores.full[task])), color="0.5", linewidth=1, label="full data")
+                panel.axhline(float(np.mean(scores.full[task])), color="0.5", linewidth=1, label=FULL)
             panel.set_title(f"{task}, {scores.student}")
             panel.set_xscale("log")
             panel.set_xticks(suite.per_class, [str(k) for k in suite.per_class])

@@ -26,9 +26,8 @@ from gendistill.atomic import atomic_write
 from gendistill.bench.suite import REAL, Suite, load_suite, slug, suite_yaml
 from gendistill.config import DataConfig
 from gendistill.errors import ConfigError, DataError, RunError
+from gendistill.evaluate import FULL
 from gendistill.examples import content_hash
-
-FULL = "full data"
 
 
 @dataclass(frozen=True, order=True)

@@ -26,7 +26,9 @@ def evaluate(
         options.LabelKind | None,
         typer.Option(help="soft: train on FILE's soft labels too, beside its hard ones. [default: hard]"),
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Students per row of the table. [default: 3]", min=1)] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Students per row of the table, one for the full data. [default: 3]", min=1)
+    ] = None,
     full: Annotated[bool, typer.Option(help="Also train on the whole real data.")] = True,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file as well.")] = None,
     seed: options.Seed = None,

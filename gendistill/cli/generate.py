@@ -46,7 +46,7 @@ def generate(
     objective: options.Objective = None,
     finalists: options.Finalists = None,
     labels: options.Labels = None,
-    eval_seeds: Annotated[int | None, typer.Option(help="Students per row of the final table; 0 for none. [default: 3]", min=0)] = None,
+    eval_seeds: Annotated[int | None, typer.Option(help="Students per row of the final table, one for the full data; 0 for none. [default: 3]", min=0)] = None,
     seed: options.Seed = None,
     resume: Annotated[ResumeChoice, typer.Option(help="What to do where a run is already.")] = ResumeChoice.if_possible,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with a model. Off unless you say so.")] = False,
