@@ -23,6 +23,7 @@ from gendistill.evaluate import evaluate, stratified_sample
 from gendistill.examples import Example
 from gendistill.folder_store import FolderStore
 from gendistill.models import load_causal_lm
+from gendistill.progress import Silent
 from gendistill.soft_labels import KEY, read_soft
 from gendistill.students import build_student
 from gendistill.students.base import Student
@@ -101,8 +102,6 @@ class _Texts:
         config = Config(**bench.suite.config).student
         folder = bench.out / "work" / f"{slug(task)}-measured"
         (folder / "features").mkdir(parents=True, exist_ok=True)
-        from gendistill.progress import Silent
-
         store = FolderStore(folder)
         student = EncoderStudent(config, len({row.label for row in train}))
         self.encoder = Teacher(config, student, train, store, Silent(), bench.suite.seed)
