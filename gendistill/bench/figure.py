@@ -78,9 +78,8 @@ def draw(path: Path, suite: Suite, everyone: Sequence[Scores]) -> bool:
     for panel in panels.flat:
         handles, labels = panel.get_legend_handles_labels()
         named |= dict(zip(labels, handles, strict=True))
-    figure.legend(
-        list(named.values()), list(named), loc="outside lower center", ncols=min(4, len(named)), frameon=False
-    )
+    columns = min(1 + len(tasks), 4)  # as many as fit below the panels
+    figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=columns, frameon=False)
     image = io.BytesIO()
     figure.savefig(image, format="png", metadata={"Software": None})
     atomic_write(path, image.getvalue())
