@@ -87,7 +87,7 @@ def compare_file(
         config.student,
         seeds=config.evaluate.seeds,
         once=(FULL,),
-        first_seed=config.seed if config.evaluate.first_seed is None else config.evaluate.first_seed,
+        first_seed=config.first_student_seed,
         targets=targets,
         reporter=reporter,
     )

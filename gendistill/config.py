@@ -256,6 +256,11 @@ class Config(Section):
         except ValidationError as error:
             raise ConfigError(readable(error)) from None
 
+    @property
+    def first_student_seed(self) -> int:
+        """Of the students that are measured."""
+        return self.seed if self.evaluate.first_seed is None else self.evaluate.first_seed
+
 
 def _plain(section: Any) -> dict[str, Any]:
     return section.model_dump(exclude_unset=True) if isinstance(section, BaseModel) else dict(section)

@@ -58,7 +58,7 @@ class FolderStore:
         temporary, final = self.folder / f".{name}.tmp", self.folder / name
         shutil.rmtree(temporary, ignore_errors=True)
         with storage_errors(self.folder):
-            temporary.mkdir()
+            temporary.mkdir(parents=True)
             write(temporary)
             shutil.rmtree(final, ignore_errors=True)
             temporary.rename(final)

@@ -424,7 +424,7 @@ class _Run:
             seeds=settings.seeds,
             once=(FULL,),
             trained={(FULL, 0): self.teacher.prepare} if self.teacher.available else {},
-            first_seed=self.config.seed if settings.first_seed is None else settings.first_seed,
+            first_seed=self.config.first_student_seed,
             targets={} if soft is None else {"distilled": soft},
             journal=self.store,
             reporter=self.reporter,

@@ -16,6 +16,7 @@ from statistics import median
 
 import numpy as np
 import torch
+from scipy.stats import spearmanr
 from selection_quality import DATASETS, Rows, score
 
 from gendistill.config import StudentConfig
@@ -60,12 +61,8 @@ def proposals(rows: Rows, per_class: int, random_sets: int) -> list[list[str]]:
     return [[pool[index].id for index in chosen] for chosen in sets.values()]
 
 
-def ranks(values: np.ndarray) -> np.ndarray:
-    return np.argsort(np.argsort(values)).astype(float)
-
-
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
+    return float(spearmanr(a, b).statistic)
 
 
 def measure(rows: Rows, sets: list[list[str]], share: float, seeds: list[int]) -> tuple[np.ndarray, float]:

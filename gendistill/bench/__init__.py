@@ -75,19 +75,19 @@ def work(bench: Bench, advance: Callable[[int], None] | None = None) -> Failed:
         ready = [unit for unit in units if unit not in failed and not bench.done(unit) and bench.ready(unit)]
         if not ready:
             return failed
-        before = len(ready)
+        idle = True
         for unit in ready:
             with bench.claim(str(unit)) as ours:
                 if not ours or bench.done(unit):
                     continue
-                before -= 1
+                idle = False
                 try:
                     do(unit)
                 except GendistillError as error:
                     failed[unit] = str(error)
             if advance:
                 advance(sum(map(bench.done, units)))
-        if before == len(ready):
+        if idle:
             time.sleep(WAIT_S)
 
 

@@ -30,7 +30,7 @@ Measure it again, from this folder: `gendistill bench --check .` (with `--data-d
 def bench_card(bench: Bench, tables: str, *, figure: bool) -> str:
     """README.md: the head that the hub reads, how to load and to check the sets, and the tables."""
     suite = bench.suite
-    every = Bench(suite, bench.out)
+    every = bench.whole()
     configs: dict[str, str] = {}
     for cell in every.cells():
         path = every.set_path(cell)
@@ -67,7 +67,7 @@ def bench_card(bench: Bench, tables: str, *, figure: bool) -> str:
 
 def index_of_sets(bench: Bench) -> str:
     """A JSON line for each set."""
-    every = Bench(bench.suite, bench.out)
+    every = bench.whole()
     lines = []
     for cell in sorted(every.cells()):
         path = every.set_path(cell)

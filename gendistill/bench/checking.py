@@ -98,7 +98,7 @@ class _ReadFrom(Bench):
 
 def _tolerance(bench: Bench, key: tuple[str, str, int, str]) -> float:
     student, task, per_class, method = key
-    every = Bench(bench.suite, bench.out)
+    every = bench.whole()
     scores = {
         unit.cell.set: [100 * value for value in (every.result(unit) or {})["accuracy"]]
         for unit in every.units()

@@ -66,7 +66,6 @@ class Chooser:
         self.classes = len(self.known.label_names)
         self.config = Config(**bench.suite.config)
         folder = bench.out / "work" / slug(task)
-        (folder / "features").mkdir(parents=True, exist_ok=True)
         student = EncoderStudent(self.config.student, self.classes)
         self.teacher = Teacher(
             self.config.student, student, self.known.train, FolderStore(folder), self.reporter, bench.suite.seed
@@ -74,7 +73,6 @@ class Chooser:
         self.targets = target_rows(
             self.known.train, self.classes, self.config.objective.target_rows_per_class, bench.suite.seed
         )
-        self._position = {row.id: index for index, row in enumerate(self.known.train)}
         self._pools: dict[tuple[str, bool], list[Example]] = {}
 
     def choose(self, cell: Cell) -> dict[str, Any]:

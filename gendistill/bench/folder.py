@@ -69,7 +69,7 @@ class Bench:
     :param data_dir: folder of the tasks' local files; None: the hub names of the suite.
     :param only: what to work on; tables show all that is there.
     :raises ConfigError: ``data_dir`` for a task that names no local files.
-    :raises DataError: a file or folder of sets is not there, or sets of no budget.
+    :raises DataError: a file of a task is not there.
     """
 
     def __init__(self, suite: Suite, out: Path, data_dir: Path | None = None, only: Only | None = None) -> None:
@@ -109,6 +109,10 @@ class Bench:
         return files
 
     # -- what there is to do --------------------------------------------------------------------------------------
+
+    def whole(self) -> Bench:
+        """All that is in the folder, whatever is worked on now; what tables show."""
+        return Bench(self.suite, self.out)
 
     def tasks(self) -> list[str]:
         return [name for name in self.suite.tasks if self.only.tasks is None or name in self.only.tasks]

@@ -101,7 +101,6 @@ class _Texts:
         # The encoder that chooses, on the measuring side: where it keeps what it sees of test, choosing does not look.
         config = Config(**bench.suite.config).student
         folder = bench.out / "work" / f"{slug(task)}-measured"
-        (folder / "features").mkdir(parents=True, exist_ok=True)
         store = FolderStore(folder)
         student = EncoderStudent(config, len({row.label for row in train}))
         self.encoder = Teacher(config, student, train, store, Silent(), bench.suite.seed)

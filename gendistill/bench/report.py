@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import yaml
 
 from gendistill.atomic import atomic_write
 from gendistill.bench.folder import FULL, Bench, Unit
 from gendistill.bench.measuring import first_seed
+from gendistill.bench.pools import pool_path
 from gendistill.bench.statistics import Estimate, Sets, best_of, estimate, lead
-from gendistill.bench.suite import slug
 
 Column = tuple[str, int]  # task, budget
 
@@ -39,7 +39,7 @@ def collect(bench: Bench, student: str) -> Scores:
     """Every result of a student that is there."""
     suite = bench.suite
     scores = Scores(student, [(task, k) for task in suite.tasks for k in suite.per_class])
-    every = Bench(suite, bench.out)  # whatever is worked on now, the table shows all
+    every = bench.whole()
     for unit in every.units():
         if unit.kind != "train" or unit.student != student:
             continue
@@ -188,7 +188,7 @@ _TEXTS = (
 
 def _texts(bench: Bench) -> str:
     suite = bench.suite
-    every = Bench(suite, bench.out)
+    every = bench.whole()
     found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for unit in every.units():
         if unit.kind == "text" and (result := every.result(unit)) is not None:
@@ -217,7 +217,7 @@ def _texts(bench: Bench) -> str:
 def costs(bench: Bench) -> str:
     """Seconds and memory, which differ from run to run, and so stand in a file of their own."""
     suite = bench.suite
-    every = Bench(suite, bench.out)
+    every = bench.whole()
     chosen: dict[str, list[dict[str, Any]]] = defaultdict(list)
     trained: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for unit in every.units():
@@ -233,9 +233,9 @@ def costs(bench: Bench) -> str:
     rows = []
     for pool in suite.pools:
         for task in suite.tasks:
-            path = every.out / "candidates" / slug(pool) / f"{slug(task)}.json"
+            path = pool_path(bench, pool, task).with_suffix(".json")
             if path.exists():
-                made = yaml.safe_load(path.read_text(encoding="utf-8"))
+                made = json.loads(path.read_text(encoding="utf-8"))
                 rows.append(
                     [
                         f"{pool}, {task}",
@@ -262,7 +262,7 @@ def table_of_runs(bench: Bench) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["student", "task", "per_class", "method", "set", "run", "seed", "rows", "accuracy", "macro_f1"])
-    every = Bench(bench.suite, bench.out)
+    every = bench.whole()
     for unit in sorted(every.units(), key=_in_order):
         result = every.result(unit) if unit.kind == "train" else None
         if result is None:

@@ -11,6 +11,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from gendistill.config import Config, DataConfig, Section, StudentConfig, readable
+from gendistill.data.load import NO_TEST
 from gendistill.errors import ConfigError
 from gendistill.examples import content_hash
 
@@ -120,7 +121,7 @@ class Suite(Section):
 
 def blind(data: DataConfig) -> DataConfig:
     """The same data without its test rows."""
-    return data.model_copy(update={"test": "none"})
+    return data.model_copy(update={"test": NO_TEST})
 
 
 def merged(*parts: Values) -> Values:

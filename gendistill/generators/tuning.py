@@ -18,6 +18,7 @@ from gendistill.config import TuneConfig
 from gendistill.errors import MissingExtraError, ModelError
 from gendistill.generators.base import Lesson
 from gendistill.generators.transformers import TransformersGenerator
+from gendistill.schedules import linear
 
 IGNORED = -100
 MOST_TOKENS = 1024  # of a prompt with its reply; a longer prompt loses its beginning
@@ -63,10 +64,7 @@ def tune(
         for weight in weights:
             weight.data = weight.data.float()  # small steps are lost in bfloat16
         optimizer = torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=0.0)
-        warmup = max(1, config.steps // 10)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min((step + 1) / warmup, (config.steps - step) / max(1, config.steps - warmup))
-        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, linear(max(1, config.steps // 10), config.steps))
         model.train()
         for step in range(config.steps):
             batch = [rows[(step * config.batch_size + k) % len(rows)] for k in range(config.batch_size)]

@@ -10,7 +10,6 @@ far less noisy than a random head. ``head_init: random`` gives the plain recipe.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -25,6 +24,7 @@ from gendistill.config import StudentConfig
 from gendistill.errors import ModelError
 from gendistill.examples import Example
 from gendistill.models import model_error, resolve, safe_load_kwargs
+from gendistill.schedules import Schedule, cosine, linear
 from gendistill.students.base import Features
 from gendistill.students.frozen import FrozenBlocks
 from gendistill.students.gradients import BodyGradients, random_maps
@@ -313,19 +313,9 @@ class EncoderStudent:
         self._present = None
 
 
-def _schedule(recipe: StudentConfig, steps: int) -> Callable[[int], float]:
-    """Step -> share of the learning rate: up over the warm-up, then down to 0, in a line or in half a cosine."""
+def _schedule(recipe: StudentConfig, steps: int) -> Schedule:
     warmup = max(1, round(recipe.warmup * steps))
-
-    def linear(step: int) -> float:
-        return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
-
-    def cosine(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-    return linear if recipe.schedule == "linear" else cosine
+    return linear(warmup, steps) if recipe.schedule == "linear" else cosine(warmup, steps)
 
 
 def _shuffled_batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:
