@@ -221,18 +221,22 @@ class TransformersGenerator:
         """(n, V) float32 logits of the last position, and the cache."""
         extra = {"position_ids": positions} if self._positions else {}
         output = self._model(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **extra, **self._keep(1)
+            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **extra, **self._keep(ids, 1)
         )
         return output.logits[:, -1].float(), getattr(output, "past_key_values", None)
 
-    def _keep(self, last: int) -> dict[str, int]:
-        """Of most models, to be given the logits of the last positions alone: all of them are gigabytes."""
-        return {"logits_to_keep": last} if self._keeps else {}
+    def _keep(self, ids: Tensor, last: int) -> dict[str, Tensor]:
+        """Of most models, to be given the logits of the last positions alone: all of them are gigabytes.
+
+        By indices, since a slice would not be contiguous and torch then copies the vocabulary's weights for each row.
+        """
+        width = ids.shape[1]
+        return {"logits_to_keep": torch.arange(max(0, width - last), width, device=ids.device)} if self._keeps else {}
 
     def logits(self, model: Any, ids: Tensor, mask: Tensor, last: int) -> Tensor:
         """(B, last, V): a forward pass of this model, or of one around it, for rows padded on the left."""
         extra = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if self._positions else {}
-        return model(input_ids=ids, attention_mask=mask, use_cache=False, **extra, **self._keep(last)).logits[:, -last:]
+        return model(input_ids=ids, attention_mask=mask, use_cache=False, **extra, **self._keep(ids, last)).logits[:, -last:]
 
     def _draw(self, logits: Tensor, rows: Sequence[_Row]) -> list[int]:
         """The next token of each row. Rows that ask alike are drawn together."""
