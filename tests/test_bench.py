@@ -16,7 +16,7 @@ import pytest
 import yaml
 from tiny import tiny_rows, write_jsonl
 
-from gendistill.bench import Bench, Only, load_suite, open_bench, run_bench
+from gendistill.bench import SUITES, Bench, Only, load_suite, open_bench, run_bench
 from gendistill.bench.checking import check_folder
 from gendistill.bench.choosing import Chooser, looks_at_features
 from gendistill.bench.folder import Cell, Unit
@@ -26,8 +26,6 @@ from gendistill.bench.statistics import best_of, estimate, lead
 from gendistill.compare import compare_file
 from gendistill.config import Config
 from gendistill.errors import ConfigError, DataError, GendistillError, RunError
-
-SUITES = ("lite", "standard", "decoder")
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +186,9 @@ def test_more_sets_are_added_to_a_folder_and_another_suite_is_refused(
     assert all(path.stat().st_mtime_ns == when for path, when in first.items())
     theirs = load_suite(str(suite_file), external={"more": {"words": str(data / "theirs")}})
     run_bench(open_bench(theirs, out, data, Only(methods=("more",), students=("tfidf",))))
+    copies = {path: path.stat().st_mtime_ns for path in (out / "sets").rglob("more/set-*.jsonl")}
+    run_bench(open_bench(theirs, out, data, Only(methods=("more",), students=("tfidf",))))
+    assert copies and all(path.stat().st_mtime_ns == when for path, when in copies.items())  # copied once
     again = open_bench(load_suite(str(suite_file)), out, data, only)
     run_bench(again)
     assert "more" in again.suite.methods and again.methods() == ["random"]  # kept in the tables, and not worked on
@@ -228,8 +229,9 @@ def test_shipped_suites_fit_together(name: str) -> None:
         if not given.sets:
             looks_at_features(suite.choice(method, 5, 0))
     for pool in suite.pools:
-        made = suite.generation(pool, next(iter(suite.tasks.values())).data, Path("x"))
-        assert made.data.test == "none" and made.evaluate.seeds == 0
+        for task, given in suite.tasks.items():
+            made = suite.generation(pool, task, given.data, Path("x"))
+            assert made.data.test == "none" and made.evaluate.seeds == 0
 
 
 @pytest.mark.parametrize(
@@ -243,6 +245,7 @@ def test_shipped_suites_fit_together(name: str) -> None:
         ({"methods": {"ours": {"config": {"selection": {"metod": "x"}}}}}, ConfigError, "no such key"),
         ({"methods": {"ours": {}, "OURS": {}}}, ConfigError, "a name of its own"),
         ({"students": {}}, ConfigError, "students"),
+        ({"students": {"Text": {"model": "tfidf"}}}, ConfigError, "a name of the folder's own"),
         ({"methods": {"ours": {"sets": {"poems": "x"}}}}, ConfigError, "not in tasks"),
         ({"colour": "red"}, ConfigError, "no such key"),
     ],

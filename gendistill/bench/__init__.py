@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gendistill.atomic import atomic_write
 from gendistill.bench.folder import FULL, Bench, Cell, Only, Unit, open_bench
-from gendistill.bench.suite import REAL, SUITES, Suite, load_suite
+from gendistill.bench.suite import REAL, SUITES, Suite, load_suite, slug
 from gendistill.errors import GendistillError
 from gendistill.progress import Reporter, Silent
 
@@ -139,7 +139,7 @@ def _worker(bench: Bench, index: int, workers: int, results: multiprocessing.Sim
 
 
 def import_sets(bench: Bench, method: str, task: str) -> None:
-    """Copy somebody else's sets into the folder, each where its budget says.
+    """Copy somebody else's sets into the folder, each where its budget says; once.
 
     :raises DataError: a file that cannot be read, or has a label that the task does not have.
     """
@@ -147,6 +147,9 @@ def import_sets(bench: Bench, method: str, task: str) -> None:
     from gendistill.compare import load_set
     from gendistill.data.export import json_line
 
+    finished = bench.out / "work" / slug(task) / f"{slug(method)}.imported"
+    if finished.exists():
+        return
     names = known_rows(bench, task).label_names
     numbers: dict[int, int] = {}
     for path in bench.given_sets(method, task):
@@ -160,6 +163,7 @@ def import_sets(bench: Bench, method: str, task: str) -> None:
             for row in examples
         ]  # fmt: skip
         atomic_write(bench.set_path(Cell(task, per_class, method, number)), "".join(map(json_line, rows)))
+    atomic_write(finished, "")
 
 
 __all__: Sequence[str] = [

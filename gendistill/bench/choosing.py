@@ -115,7 +115,7 @@ class Chooser:
         text = "".join(map(json_line, self._rows(config, chosen, method.candidates)))
         atomic_write(self.bench.set_path(cell), text)
         return {
-            "config": content_hash(config.model_dump(mode="json"), blind(self.bench.data(self.task)).split)[:12],
+            "config": content_hash(config.model_dump(mode="json"))[:12],
             "seed": config.seed,
             "candidates": len(pool),
             "won": choice.winner.name if choice.winner else None,

@@ -36,7 +36,8 @@ def write_pool(bench: Bench, pool: str, task: str, given: Path | None, reporter:
         if given is not None:
             atomic_write(path, "".join(map(json_line, _given_pool(given, task))))
             return
-        config = bench.suite.generation(pool, bench.data(task), bench.out / "work" / f"run-{slug(pool)}-{slug(task)}")
+        folder = bench.out / "work" / f"run-{slug(pool)}-{slug(task)}"
+        config = bench.suite.generation(pool, task, bench.data(task), folder)
         with Meter() as meter:
             made = distill(config, reporter=reporter)
         with Store(config.out, config, "always") as store:

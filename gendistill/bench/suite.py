@@ -16,7 +16,7 @@ from gendistill.errors import ConfigError
 from gendistill.examples import content_hash
 
 REAL = "real"
-SUITES = ("lite", "standard", "decoder")
+SUITES = ("lite", "standard", "decoder", "ablation")
 Values = dict[str, Any]
 
 
@@ -30,6 +30,9 @@ class LocalData(Section):
 class Task(Section):
     data: DataConfig = Field(description="as in a run's configuration; test must be a file or split of its own")
     local: LocalData | None = Field(None, description="used instead of data's dataset and test where --data-dir is")
+    generation: Values = Field(
+        default_factory=dict, description="of the runs that write its candidates, on top of what the pool says"
+    )
 
 
 class Method(Section):
@@ -92,6 +95,9 @@ class Suite(Section):
             slugs = [slug(name) for name in names]
             if not names or not all(slugs) or len(set(slugs)) < len(slugs):
                 raise ValueError(f"{part}: give each a name of its own, with letters or digits in it")
+        taken = {"choice", "text"} & {slug(name) for name in self.students}
+        if taken:
+            raise ValueError(f"students: {taken.pop()!r} is a name of the folder's own; choose another")
         if self.ours not in self.methods:
             raise ValueError(f"ours: {self.ours!r} is none of the methods: {', '.join(self.methods)}")
         for name, method in self.methods.items():
@@ -107,9 +113,9 @@ class Suite(Section):
         values = merged(self.config, self.methods[method].config)
         return Config(**values | {"per_class": per_class, "seed": self.seed + seed})
 
-    def generation(self, pool: str, data: DataConfig, out: Path) -> Config:
+    def generation(self, pool: str, task: str, data: DataConfig, out: Path) -> Config:
         """The configuration of the run that writes a pool's candidates for a task; it sees no test rows."""
-        values = merged(self.config, self.pools[pool])
+        values = merged(self.config, self.pools[pool], self.tasks[task].generation)
         largest = max(self.per_class)
         given = {"data": blind(data).model_dump(), "per_class": largest, "seed": self.seed, "out": str(out)}
         return Config(**merged(values, {"evaluate": {"seeds": 0}}) | given)
@@ -164,6 +170,9 @@ def load_suite(name: str, *, external: dict[str, dict[str, str]] | None = None, 
     for key in suite.methods:
         if not suite.methods[key].sets:
             suite.choice(key, 1, 0)  # a wrong key is an error now, not hours later
+    for pool in suite.pools:
+        for task, given in suite.tasks.items():
+            suite.generation(pool, task, given.data, Path("x"))
     return suite
 
 
