@@ -57,10 +57,10 @@ class StudentConfig(Section):
         "own pooled output as it is, as published protocols with BERT have it",
     )
     max_tokens: int = Field(96, ge=4)
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(8, ge=1)
     steps: int = Field(40, ge=1, description="optimiser steps of the teacher and of each student measured, at least")
     epochs: float = Field(2.0, ge=0, description="passes over the training set, if they take more steps than that")
-    max_steps: int = Field(1000, ge=1, description="but never more than this, unless steps is larger")
+    max_steps: int = Field(2000, ge=1, description="but never more than this, unless steps is larger")
     learning_rate: float = Field(3e-5, gt=0, description="of the body")
     head_learning_rate: float = Field(1e-4, gt=0)
     weight_decay: float = Field(0.01, ge=0)
