@@ -21,7 +21,7 @@ def run_card(config: Config, result: Distilled, generator_name: str, tokens: tup
     made_with = {
         "real data": f"{real.source} ({len(real.train):,} rows to distil from)",
         "generator": f"{generator_name} ({tokens[0]:,} prompt and {tokens[1]:,} completion tokens)",
-        "student": " and ".join([config.student.model, *config.objective.students]),
+        "student": " and ".join([config.student.model, *config.further_students]),
         "teacher": f"the same, trained on the real data; {result.teacher_accuracy:.1%} right on held-out rows",
         "pool": f"{result.pool_size} of {result.filters.seen} candidates passed the filters",
         "objective": f"{weights}: " + ", ".join(f"{r.loss:.4f} after round {r.round}" for r in result.rounds),

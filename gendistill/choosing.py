@@ -33,13 +33,13 @@ def check_names(config: Config) -> None:
     body = [name for name in NEED_BODY_GRADIENTS if config.objective.weights.get(name)]
     if body and not config.student.gradient_dims:
         raise ConfigError(f"objective.weights: {body[0]} needs gradients of the body; set student.gradient_dims to 512")
-    linear = [name for name in config.objective.students if name.partition(":")[0] in STUDENTS]
+    linear = [name for name in config.further_students if name.partition(":")[0] in STUDENTS]
     stepwise = [name for name in NEED_TRAINING if config.objective.weights.get(name)]
     if linear and stepwise:
         raise ConfigError(
             f"objective.students: {linear[0]} is not trained step by step, which {stepwise[0]} needs; leave one out"
         )
-    if config.student.model in config.objective.students:
+    if config.student.model in config.further_students:
         raise ConfigError(f"objective.students: {config.student.model} is the student that chooses already")
     if config.student.model.partition(":")[0] in STUDENTS:
         raise ConfigError(
@@ -75,7 +75,7 @@ def held_out(
     rows = Rows(
         tuple(embeddings), torch.tensor([row.label for row in dev], dtype=torch.int64), config.objective.combine
     )
-    served = (config.student.model, *config.objective.students)
+    served = (config.student.model, *config.further_students)
     students: list[Student] = []  # built when first needed, and of their own: the teacher's keep their checkpoints
 
     def rollout(chosen: Sequence[int], seed: int) -> Tensor:

@@ -166,9 +166,10 @@ class ObjectiveConfig(Section):
     ridge: float | list[float] = Field(
         0.3, description="regularisation of the meta-model's kernel ridge regression; of several, the mean loss"
     )
-    students: list[str] = Field(
-        default_factory=list,
-        description="further students that the choice must serve: tfidf, static:<model>, or a model to fine-tune",
+    students: list[str] | None = Field(
+        None,
+        description="further students that the choice must serve: tfidf, static:<model>, or a model to fine-tune; if "
+        "absent, a portfolio of meta_model also serves the student's own input embeddings",
     )
     combine: Literal["mean", "worst"] = Field("mean", description="what counts where several students are chosen for")
     target_rows_per_class: int = Field(
@@ -184,8 +185,8 @@ class ObjectiveConfig(Section):
 
     @field_validator("students")
     @classmethod
-    def _students(cls, value: list[str]) -> list[str]:
-        if len(set(value)) != len(value):
+    def _students(cls, value: list[str] | None) -> list[str] | None:
+        if value is not None and len(set(value)) != len(value):
             raise ValueError("each further student once")
         return value
 
@@ -216,7 +217,7 @@ class SelectionConfig(Section):
     swap_passes: int = Field(3, ge=0)
     swap_trials: int | None = Field(None, ge=0, description="chosen texts tried for an exchange, over all passes")
     min_distance: float = Field(
-        0.1, ge=0, le=2, description="least cosine distance between two chosen texts of a class"
+        0.3, ge=0, le=2, description="least cosine distance between two chosen texts of a class"
     )
     min_gradient_distance: float = Field(
         0.0, ge=0, le=2, description="least cosine distance between the gradients of two chosen texts of a class"
@@ -255,6 +256,15 @@ class Config(Section):
             super().__init__(**values)
         except ValidationError as error:
             raise ConfigError(readable(error)) from None
+
+    @property
+    def further_students(self) -> list[str]:
+        """Those that the choice serves beside the student that chooses."""
+        if self.objective.students is not None:
+            return self.objective.students
+        wanted = {name for name, weight in self.objective.weights.items() if weight}
+        default = self.selection.method == "portfolio" and wanted == {"meta_model"}
+        return [f"static:{self.student.model}"] if default else []
 
     @property
     def first_student_seed(self) -> int:

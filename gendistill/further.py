@@ -113,7 +113,7 @@ def further_students(
     reporter: Reporter,
 ) -> list[FurtherStudent]:
     """Those that the configuration names."""
-    return [FurtherStudent(model, config, real, train, dev, store, reporter) for model in config.objective.students]
+    return [FurtherStudent(model, config, real, train, dev, store, reporter) for model in config.further_students]
 
 
 def with_further(inputs: ObjectiveInputs, students: Sequence[FurtherStudent]) -> ObjectiveInputs:

@@ -192,7 +192,7 @@ class _Run:
             real=self.real,
         )
         self.store.write("README.md", run_card(self.config, result, self.generator.name, self.store.tokens()))
-        for folder in (FOLDER, *map(file_name, self.config.objective.students)):
+        for folder in (FOLDER, *map(file_name, self.config.further_students)):
             self.store.drop_folder(folder)  # large, and every feature that came of it is kept
         return result
 

@@ -104,7 +104,7 @@ class Chooser:
             )
             others = [
                 FurtherStudent(model, config, side, self.known.train, self.known.dev, MemoryStore(), Silent())
-                for model in config.objective.students
+                for model in config.further_students
             ]
             for other in others:
                 other.see("candidates", pool)
