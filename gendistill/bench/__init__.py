@@ -51,8 +51,11 @@ def run_bench(
     return failed
 
 
-def work(bench: Bench, advance: Callable[[int], None] | None = None) -> Failed:
-    """Take unit after unit until nothing is left that can be done."""
+def work(bench: Bench, advance: Callable[[int], None] | None = None, turn: int = 0) -> Failed:
+    """Take unit after unit until nothing is left that can be done.
+
+    :param turn: of this worker among several, which says what it begins with.
+    """
     from gendistill.bench.choosing import Chooser
     from gendistill.bench.measuring import Examiner
 
@@ -70,7 +73,7 @@ def work(bench: Bench, advance: Callable[[int], None] | None = None) -> Failed:
         bench.write(unit, examiner.text(unit.cell) if unit.kind == "text" else examiner.train(unit.cell, unit.student))
 
     failed: Failed = {}
-    units = bench.units()
+    units = bench.units(turn)
     while True:
         ready = [unit for unit in units if unit not in failed and not bench.done(unit) and bench.ready(unit)]
         if not ready:
@@ -135,7 +138,7 @@ def _worker(bench: Bench, index: int, workers: int, results: multiprocessing.Sim
     from gendistill.quiet import quiet_libraries
 
     quiet_libraries()
-    results.put(work(bench))
+    results.put(work(bench, turn=index))
 
 
 def import_sets(bench: Bench, method: str, task: str) -> None:

@@ -155,8 +155,11 @@ class Bench:
         folder = (self.out / "sets" / Cell(task, per_class, method, 0).place).parent
         return sorted(folder.glob("set-*.jsonl"))
 
-    def units(self) -> list[Unit]:
-        """Everything to do, in a good order: what comes first can be shown first."""
+    def units(self, turn: int = 0) -> list[Unit]:
+        """Everything to do, in a good order: what comes first can be shown first.
+
+        :param turn: workers with different ones begin with different tasks, and do not wait for each other's features.
+        """
         cells, units = self.cells(), []
         for cell in cells:
             if not self.suite.methods[cell.method].sets:
@@ -166,7 +169,9 @@ class Bench:
         full = [Cell(task, 0, FULL, run) for run in range(self.suite.full_runs) for task in self.tasks()]
         units += [Unit("train", cell, student) for cell in full for student in self.students()]
         order = {"choose": 0, "train": 1, "text": 1}
-        return sorted(units, key=lambda unit: (unit.cell.set, order[unit.kind], unit.cell.task))
+        tasks = self.tasks()
+        place = {task: (index - turn) % len(tasks) for index, task in enumerate(tasks)}
+        return sorted(units, key=lambda unit: (unit.cell.set, order[unit.kind], place[unit.cell.task]))
 
     def path(self, unit: Unit) -> Path:
         """The file that says that a unit is done."""

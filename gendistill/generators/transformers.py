@@ -236,7 +236,8 @@ class TransformersGenerator:
     def logits(self, model: Any, ids: Tensor, mask: Tensor, last: int) -> Tensor:
         """(B, last, V): a forward pass of this model, or of one around it, for rows padded on the left."""
         extra = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if self._positions else {}
-        return model(input_ids=ids, attention_mask=mask, use_cache=False, **extra, **self._keep(ids, last)).logits[:, -last:]
+        extra |= self._keep(ids, last)
+        return model(input_ids=ids, attention_mask=mask, use_cache=False, **extra).logits[:, -last:]
 
     def _draw(self, logits: Tensor, rows: Sequence[_Row]) -> list[int]:
         """The next token of each row. Rows that ask alike are drawn together."""
