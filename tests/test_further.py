@@ -131,3 +131,13 @@ def test_students_that_cannot_be_served_are_refused(
 def test_each_further_student_is_named_once() -> None:
     with pytest.raises(ConfigError, match="each further student once"):
         Config(objective={"students": ["tfidf", "tfidf"]})
+
+
+def test_the_default_choice_serves_the_students_own_input_embeddings_too() -> None:
+    assert Config().further_students == [f"static:{Config().student.model}"]
+    assert Config(objective={"students": []}).further_students == []
+    assert Config(objective={"students": ["tfidf"]}).further_students == ["tfidf"]
+    # Nothing else is meant to be chosen by it: baselines, and objectives that a linear student has no features for.
+    assert Config(selection={"method": "herding"}).further_students == []
+    assert Config(selection={"method": "greedy"}).further_students == []
+    assert Config(objective={"weights": {"trajectory": 1.0}}).further_students == []

@@ -26,6 +26,7 @@ def settings(encoder: Path, data: Path, **changes: Any) -> Config:
         "student": {"model": str(encoder), "steps": 6, "batch_size": 8, "max_tokens": 32, "checkpoints": 2},
         # The tiny teacher is barely trained: its opinion must not decide whether there is a pool at all.
         "filters": {"teacher_probability": 0.05, "real_copy_similarity": 1.0, "near_duplicate": 1.0},
+        "selection": {"min_distance": 0.1},  # ten candidates a class, and they lie close
     }
     return Config(**{**values, **changes})
 
