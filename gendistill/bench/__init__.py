@@ -75,11 +75,11 @@ def work(bench: Bench, advance: Callable[[int], None] | None = None, turn: int =
     failed: Failed = {}
     units = bench.units(turn)
     while True:
-        ready = [unit for unit in units if unit not in failed and not bench.done(unit) and bench.ready(unit)]
-        if not ready:
-            return failed
-        idle = True
-        for unit in ready:
+        left, idle = False, True
+        for unit in units:
+            if unit in failed or bench.done(unit) or not bench.ready(unit):
+                continue
+            left = True
             with bench.claim(str(unit)) as ours:
                 if not ours or bench.done(unit):
                     continue
@@ -90,6 +90,8 @@ def work(bench: Bench, advance: Callable[[int], None] | None = None, turn: int =
                     failed[unit] = str(error)
             if advance:
                 advance(sum(map(bench.done, units)))
+        if not left:
+            return failed
         if idle:
             time.sleep(WAIT_S)
 
