@@ -26,7 +26,7 @@ from gendistill.errors import DataError
 from gendistill.evaluate import stratified_sample
 from gendistill.examples import Example, by_class, content_hash
 from gendistill.folder_store import FolderStore
-from gendistill.further import EMBEDDINGS_ALONE, FurtherStudent, with_further
+from gendistill.further import EMBEDDINGS_ALONE, further_students, with_further
 from gendistill.inputs import RealSide, needs_segments, objective_inputs, target_rows
 from gendistill.progress import Reporter, Silent
 from gendistill.selection import INFORMED_BASELINES, class_budgets
@@ -102,10 +102,7 @@ class Chooser:
                 embeddings[index],
                 [part.rows(index) for part in features],
             )
-            others = [
-                FurtherStudent(model, config, side, self.known.train, self.known.dev, MemoryStore(), Silent())
-                for model in config.further_students
-            ]
+            others = further_students(config, side, self.known.train, self.known.dev, MemoryStore(), Silent())
             for other in others:
                 other.see("candidates", pool)
             seen = [dev, *(other.dev for other in others)]
