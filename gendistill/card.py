@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gendistill.config import Config
 from gendistill.data.card import CardInfo, Result, dataset_card
+from gendistill.generators.meter import cost
 
 if TYPE_CHECKING:
     from gendistill.loop import Distilled
 
 
-def run_card(config: Config, result: Distilled, generator_name: str, tokens: tuple[int, int]) -> str:
-    """The card's Markdown. A function of the run's outcome alone: no dates, no durations.
+@dataclass(frozen=True)
+class Spent:
+    """What generation took: tokens of all replies, and what servers were asked, if they were."""
 
-    :param tokens: prompt and completion tokens of all replies.
+    prompt_tokens: int
+    completion_tokens: int
+    usage: dict[str, float] | None = None
+
+
+def run_card(config: Config, result: Distilled, generator_name: str, spent: Spent) -> str:
+    """The card's Markdown. A function of the run's outcome alone, without dates and durations, but for what a run that
+    asked servers says of its calls and their speed.
     """
     real = result.real
     weights = " + ".join(f"{weight:g} {name}" for name, weight in config.objective.weights.items())
+    tokens = f"{spent.prompt_tokens:,} prompt and {spent.completion_tokens:,}"
     made_with = {
         "real data": f"{real.source} ({len(real.train):,} rows to distil from)",
-        "generator": f"{generator_name} ({tokens[0]:,} prompt and {tokens[1]:,} completion tokens)",
+        "generator": f"{generator_name} ({tokens} completion tokens)",
+        **_calls(config, spent),
         "student": " and ".join([config.student.model, *config.further_students]),
         "teacher": f"the same, trained on the real data; {result.teacher_accuracy:.1%} right on held-out rows",
         "pool": f"{result.pool_size} of {result.filters.seen} candidates passed the filters",
@@ -43,6 +55,26 @@ def run_card(config: Config, result: Distilled, generator_name: str, tokens: tup
         command=f"gendistill generate -c config.yaml --out {config.out}-again",
     )
     return dataset_card(info)
+
+
+def _calls(config: Config, spent: Spent) -> dict[str, str]:
+    """What was asked of servers, and what it cost."""
+    lines = {}
+    if spent.usage:
+        count = {name: int(value) for name, value in spent.usage.items()}
+        seconds = spent.usage["seconds"]
+        rate = f", {spent.completion_tokens / seconds:.0f} tokens a second" if seconds else ""
+        lines["calls"] = (
+            f"{count['calls']:,} for {count['answered']:,} replies and {count['failed']:,} failures; "
+            f"{count['retries']:,} again after an error, {count['refusals']:,} refused for load{rate}"
+        )
+    price = cost(spent.prompt_tokens, spent.completion_tokens, config.generator.server)
+    if price is not None:
+        server = config.generator.server
+        lines["cost"] = (
+            f"{price:.2f} at {server.price_in or 0:g} and {server.price_out or 0:g} a million tokens in and out"
+        )
+    return lines
 
 
 def _soft(config: Config) -> str:

@@ -25,6 +25,7 @@ HashArray = npt.NDArray[np.uint64]
 
 FUNNEL = (
     "empty",
+    "withheld",
     "cut_off",
     "length",
     "garbage",
@@ -280,11 +281,13 @@ class TextFilter:
         """None if the candidate passes; it is then remembered, so that the same text does not pass twice.
 
         :param example: the candidate; call in the order of the candidates.
-        :param finish_reason: why the generator stopped this text, "stop" or "length" (`Reply.finish_reason`).
+        :param finish_reason: why the generator stopped this text (`Reply.finish_reason`).
         """
         text = example.text
-        if any(_is_blank(part) for part in example.fields):
+        if any(_is_blank(part) for part in example.fields) and finish_reason != "content_filter":
             return Rejection("empty", "no visible text")
+        if finish_reason == "content_filter":
+            return Rejection("withheld", "the server's content filter stopped the text")
         if finish_reason == "length":
             return Rejection("cut_off", "the generator's token limit came before its end")
         if self._real_end_share >= ENDS_SHARE and not _ends_like_sentence(example.fields[-1]):

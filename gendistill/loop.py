@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gendistill.card import run_card
+from gendistill.card import Spent, run_card
 from gendistill.choosing import Choice, check_names, choose, gains_within, held_out
 from gendistill.clusters import class_clusters
 from gendistill.compare import real_baselines
@@ -25,14 +25,17 @@ from gendistill.data import RealData, load_real
 from gendistill.data.export import json_line
 from gendistill.errors import ConfigError, GenerationError
 from gendistill.evaluate import FULL, Draw, Measured, evaluate, random_rows, stratified_sample
-from gendistill.examples import Candidate, Example, by_class
-from gendistill.filters import FilterReport, Rejection, TextFilter
+from gendistill.examples import Example, by_class
+from gendistill.filters import FilterReport, TextFilter
 from gendistill.further import FurtherStudent, file_name, further_students, with_further
-from gendistill.generators import Generator, build_generator
+from gendistill.generators import Generator, arrivals, build_generator
+from gendistill.generators.meter import Meter
+from gendistill.generators.urls import shown
 from gendistill.inputs import RealSide, objective_inputs, real_side
+from gendistill.intake import Intake
 from gendistill.objectives import Objective
 from gendistill.planning import Chosen, Reference, learnt_max_tokens, plan_lessons, plan_round, requests_per_class
-from gendistill.pool import DECIMALS, GarbageWatch, Pool, judge, parse
+from gendistill.pool import DECIMALS, GarbageWatch, Pool, judge
 from gendistill.progress import Reporter, Silent
 from gendistill.prompts import load_template
 from gendistill.selection import Selection
@@ -122,9 +125,7 @@ class _Run:
         # Whether it chats is asked of the store first: only the generator itself, loaded, can tell otherwise.
         known = store.meta("generator")
         if not known:
-            reporter.say(
-                f"loading {config.generator.model}; a built-in model is unpacked the first time, about a minute"
-            )
+            reporter.say(_loading(config))
         self.chat: bool = known["chat"] if known else self.generator.chat
         if config.generator.tune.steps:
             self.generator.name += ", tuned on the real rows"
@@ -150,8 +151,8 @@ class _Run:
                 break
             chosen = self._chosen(choice)
             planned = self._plan(number, counts, reference, chosen)
-            self._generate(number, planned, reference)
-            kept, replies = self._judge(number, planned, reference)
+            intake = self._generate(number, planned, reference)
+            kept, replies = self._judge(number, intake, reference)
             self._must_have_every_class(number)
             inputs = objective_inputs(self.config, real, self.pool.labels, self.pool.embeddings, self.pool.features)
             if self.pool.candidates:
@@ -191,7 +192,8 @@ class _Run:
             pool_size=len(self.pool.candidates),
             real=self.real,
         )
-        self.store.write("README.md", run_card(self.config, result, self.generator.name, self.store.tokens()))
+        spent = Spent(*self.store.tokens(), usage=self.store.meta("usage"))
+        self.store.write("README.md", run_card(self.config, result, self.generator.name, spent))
         for folder in (FOLDER, *map(file_name, self.config.further_students)):
             self.store.drop_folder(folder)  # large, and every feature that came of it is kept
         return result
@@ -262,54 +264,70 @@ class _Run:
             self.generator.name, self.tuned = name, True
         return self.generator
 
-    def _generate(self, number: int, planned: Sequence[Planned], reference: Reference) -> None:
+    def _generate(self, number: int, planned: Sequence[Planned], reference: Reference) -> Intake:
+        """Ask for what the journal does not hold yet."""
         missing = self.store.missing(planned)
         done = len(planned) - len(missing)
-        watch = GarbageWatch(self.task, self.text_filter.fresh(), self.chat)
-        labels = {p.request.id: p.label for p in planned}
+        if missing and self.config.generator.kind == "batch":
+            raise GenerationError(
+                f"{len(missing)} requests wait for their replies: write them with 'gendistill batch export-requests "
+                f"{self.config.out} -o requests.jsonl', bring the answers in with 'gendistill batch import-replies', "
+                "and run the same command again"
+            )
         generator = self._tuned(reference) if missing else self.generator
-        with self.reporter.track(f"generate {number}", len(planned), done=done) as advance:
-            for _, reply in self.store.replies(planned):
-                watch.see(labels[reply.request_id], reply)
-            watch.check()
-            if not missing:
-                return
-            for reply in generator.generate(missing):
-                self.store.add_reply(reply)
-                done += 1
-                advance(done)
-                watch.see(labels[reply.request_id], reply)
+        watch = GarbageWatch(self.task, self.text_filter.fresh(), self.chat)
+        intake = Intake(
+            self.store,
+            planned,
+            self.task,
+            self.chat,
+            self.text_filter,
+            self.teacher,
+            round=number,
+            generator_name=self.generator.name,
+            name=f"round-{number}",
+        )
+        labels = {p.request.id: p.label for p in planned}
+        if missing and getattr(generator, "remote", False):
+            self.teacher.prepare()
+            intake.start()
+        try:
+            with self.reporter.track(f"generate {number}", len(planned), done=done) as advance:
+                for p, reply in self.store.replies(planned):
+                    watch.see(p.label, reply)
+                    intake.came([reply])
+                watch.check()
+                if not missing:
+                    return intake
+                meter = Meter(generator, self.config.generator.server, self.store)
                 try:
-                    watch.check()
-                except GenerationError:
-                    self._judge_text_only(number, planned)
-                    raise
+                    for replies in arrivals(generator, missing):
+                        self.store.add_replies(replies)
+                        done += len(replies)
+                        advance(done, meter.line(replies))
+                        intake.came(replies)
+                        for reply in replies:
+                            watch.see(labels[reply.request_id], reply)
+                        for notice in meter.notices():
+                            self.reporter.say(notice)
+                        watch.check()
+                finally:
+                    meter.keep()
+        except BaseException as error:
+            intake.stop()
+            if isinstance(error, GenerationError):
+                self._judge_text_only(intake)
+            raise
+        return intake
 
-    def _candidates(self, number: int, planned: Sequence[Planned]) -> list[tuple[Candidate, Rejection | None]]:
-        """The texts of all replies, in the order asked, with the verdict of the filters on text."""
-        judged: list[tuple[Candidate, Rejection | None]] = []
-        for p, reply in self.store.replies(planned):
-            texts = parse(self.task, reply, self.chat)
-            for position, text in enumerate(texts):
-                example = Example((text,), p.label)
-                candidate = Candidate(
-                    example, reply.request_id, position, number, self.generator.name, p.template, p.parents
-                )
-                if reply.error is not None:
-                    verdict: Rejection | None = Rejection("generation_error", reply.error)
-                else:
-                    verdict = self.text_filter.check(example, reply.finish_reason)
-                judged.append((candidate, verdict))
-        return judged
-
-    def _judge_text_only(self, number: int, planned: Sequence[Planned]) -> None:
+    def _judge_text_only(self, intake: Intake) -> None:
         """Keep what a failing generator wrote, with the reasons, for the user to look at."""
-        judged = self._candidates(number, planned)
+        judged = intake.finish()
         self.store.add_candidates([Judged(c, v.filter if v else None, v.reason if v else None, {}) for c, v in judged])
 
-    def _judge(self, number: int, planned: Sequence[Planned], reference: Reference) -> tuple[int, int]:
+    def _judge(self, number: int, intake: Intake, reference: Reference) -> tuple[int, int]:
         """Filter a round's texts and add those that pass to the pool; returns (kept, seen)."""
-        judged = self._candidates(number, planned)
+        judged = intake.finish()
         result = judge(
             self.config.filters,
             [candidate.example for candidate, _ in judged],
@@ -429,3 +447,10 @@ class _Run:
             journal=self.store,
             reporter=self.reporter,
         )
+
+
+def _loading(config: Config) -> str:
+    generator = config.generator
+    if generator.kind in ("server", "batch"):
+        return f"{generator.model} on {', '.join(map(shown, generator.server.base_urls)) or 'its server'}"
+    return f"loading {generator.model}; a built-in model is unpacked the first time, about a minute"

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-Advance = Callable[[int], None]  # the number done so far
+
+class Advance(Protocol):
+    def __call__(self, done: int, note: str = "") -> None:
+        """:param done: the number done so far.
+        :param note: worth showing beside it, such as a rate.
+        """
+        ...
 
 
 class Reporter(Protocol):
@@ -26,4 +32,4 @@ class Silent:
 
     @contextmanager
     def track(self, stage: str, total: int, done: int = 0) -> Iterator[Advance]:
-        yield lambda _done: None
+        yield lambda done, note="": None

@@ -11,7 +11,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -29,7 +29,15 @@ Resume = Literal["never", "always", "if-possible"]
 
 SCHEMA_VERSION = 1
 # Keys that a resumed run may change: they touch neither what is asked for nor what is chosen.
-FREE_KEYS = ("out", "evaluate.", "generator.batch_size", "selection.label")
+FREE_KEYS = (
+    "out",
+    "evaluate.",
+    "generator.batch_size",
+    "generator.kind",
+    "generator.server",
+    "generator.vllm",
+    "selection.label",
+)
 
 OWN = {".lock", "features"}  # what a run killed in its first moments may have left
 
@@ -191,17 +199,44 @@ class Store(FolderStore):
         answered = {row[0] for row in self._db.execute("SELECT request_id FROM replies")}
         return [p.request for p in planned if p.request.id not in answered]
 
-    def add_reply(self, reply: Reply) -> None:
-        """Journal a reply; durable on return. A second reply to the same request is ignored."""
-        with storage_errors(self.folder):
-            self._db.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)", astuple(reply))
+    def add_replies(self, replies: Iterable[Reply]) -> int:
+        """Journal replies; durable on return. A second one to a request is ignored; gives how many were new."""
+        with self._transaction():
+            before = self._db.total_changes
+            self._db.executemany(
+                "INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)", [_row(reply) for reply in replies]
+            )
+            return self._db.total_changes - before
+
+    def unanswered(self) -> Iterator[Request]:
+        """Every request planned so far that no reply has been journalled for, in order."""
+        rows = self._db.execute(
+            "SELECT id, body FROM requests WHERE id NOT IN (SELECT request_id FROM replies) ORDER BY round, position"
+        )
+        for id, body in rows:
+            yield _request(id, json.loads(body))
+
+    def asked(self, id: str) -> Request | None:
+        """The request of that id, or None."""
+        row = self._db.execute("SELECT body FROM requests WHERE id = ?", (id,)).fetchone()
+        return None if row is None else _request(id, json.loads(row[0]))
+
+    def answered(self, id: str) -> bool:
+        return self._db.execute("SELECT 1 FROM replies WHERE request_id = ?", (id,)).fetchone() is not None
+
+    def add_usage(self, usage: dict[str, float]) -> None:
+        """Add what was asked of servers to what earlier processes asked."""
+        before = self.meta("usage") or {}
+        with self._transaction():
+            self._set_meta("usage", {key: before.get(key, 0) + value for key, value in usage.items()})
 
     def replies(self, planned: Iterable[Planned]) -> Iterator[tuple[Planned, Reply]]:
         """Planned requests with their replies, in the order planned whatever order they came in."""
-        for p in planned:
-            row = self._db.execute("SELECT * FROM replies WHERE request_id = ?", (p.request.id,)).fetchone()
-            if row is not None:
-                yield p, Reply(*row)
+        return _replies(self._db, planned)
+
+    def reader(self) -> JournalReader:
+        """Replies, for a thread of its own."""
+        return JournalReader(self.folder / "run.db")
 
     def tokens(self) -> tuple[int, int]:
         """Prompt and completion tokens over all replies."""
@@ -278,6 +313,28 @@ class Store(FolderStore):
             self._db.execute("COMMIT")
 
 
+class JournalReader:
+    """Reads the journal beside the process's own connection; to be used and closed in one thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db.execute("PRAGMA query_only=ON")
+
+    def replies(self, planned: Iterable[Planned]) -> Iterator[tuple[Planned, Reply]]:
+        """As ``Store.replies``."""
+        return _replies(self._db, planned)
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def _replies(db: sqlite3.Connection, planned: Iterable[Planned]) -> Iterator[tuple[Planned, Reply]]:
+    for p in planned:
+        row = db.execute("SELECT * FROM replies WHERE request_id = ?", (p.request.id,)).fetchone()
+        if row is not None:
+            yield p, Reply(*row)
+
+
 def differing_keys(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[str]:
     """Dotted names of the leaves in which two nested dictionaries differ."""
     keys: list[str] = []
@@ -306,16 +363,26 @@ def _at(values: dict[str, Any], dotted: str) -> Any:
 
 
 def _request_body(request: Request) -> dict[str, Any]:
-    return {
-        "prompt": request.prompt,
-        "messages": request.messages,
-        "seed": request.seed,
-        "max_new_tokens": request.max_new_tokens,
-        "temperature": request.temperature,
-        "top_k": request.top_k,
-        "top_p": request.top_p,
-        "stop": request.stop,
-    }
+    return {field.name: getattr(request, field.name) for field in fields(Request) if field.name != "id"}
+
+
+def _request(id: str, body: dict[str, Any]) -> Request:
+    messages = body["messages"]
+    return Request(
+        **body
+        | {
+            "id": id,
+            "messages": None if messages is None else tuple((role, content) for role, content in messages),
+            "stop": tuple(body["stop"]),
+        }
+    )
+
+
+def _row(reply: Reply) -> tuple[Any, ...]:
+    """As it is journalled; text that is no Unicode (half of a pair) is mended, for SQLite takes none."""
+    return tuple(
+        value.encode("utf-8", "replace").decode() if isinstance(value, str) else value for value in astuple(reply)
+    )
 
 
 def fingerprint(examples: Iterable[Example]) -> str:

@@ -28,9 +28,9 @@ _Tick = Callable[[float], None]  # the share that is done
 _Compute = Callable[[Sequence[Example], _Tick], dict[str, Tensor]]
 
 FOLDER = "teacher"
-CHUNK = (
-    4096  # candidates per feature file; a chunk is computed whole, so its batches never depend on where a run was cut
-)
+# Rows per feature file. A chunk is computed whole, so its batches never depend on where a run was cut; and while
+# candidates are still being written, so not too large.
+CHUNK = 1024
 
 
 class TeacherStore(Protocol):
@@ -126,6 +126,15 @@ class Teacher:
         return arrays["embedding"], [
             Features(arrays[f"hidden.{t}"], arrays[f"probs.{t}"], arrays.get(f"gradient.{t}")) for t in range(count)
         ]
+
+    def ahead(self, name: str, index: int, rows: Sequence[Example]) -> None:
+        """Compute one chunk of what ``features`` will be asked for, and keep it; may be called from another thread.
+
+        :param index: of the chunk, which holds ``CHUNK`` rows.
+        """
+        file, ids = f"{self._prefix}{name}-{index:05d}", [row.id for row in rows]
+        if self.store.load_features(file, ids) is None:
+            self.store.save_features(file, ids, self._everything(rows, lambda share: None))
 
     def segments(self) -> tuple[Segment, ...]:
         """What its training did to it from one checkpoint to the next, in order."""

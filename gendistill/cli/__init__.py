@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from gendistill._version import __version__
+from gendistill.cli.batch import batch
 from gendistill.cli.bench import bench
 from gendistill.cli.doctor import doctor
 from gendistill.cli.evaluate import evaluate
@@ -36,6 +37,7 @@ app.command()(select)
 app.command()(evaluate)
 app.command()(bench)
 app.command()(export)
+app.add_typer(batch, name="batch")
 app.command()(doctor)
 
 

@@ -24,6 +24,19 @@ class ResumeChoice(str, enum.Enum):
     if_possible = "if-possible"
 
 
+class GeneratorKind(str, enum.Enum):
+    transformers = "transformers"
+    server = "server"
+    vllm = "vllm"
+    batch = "batch"
+
+
+class GeneratorMode(str, enum.Enum):
+    auto = "auto"
+    base = "base"
+    chat = "chat"
+
+
 def generate(
     config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML file; the config.yaml of a run replays it.")] = None,
     dataset: options.Dataset = None,
@@ -37,7 +50,13 @@ def generate(
     per_class: options.PerClass = None,
     out: Annotated[Path | None, typer.Option(help="Run directory. [default: runs/demo]")] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of writing and choosing. [default: 2]", min=1)] = None,
-    model: Annotated[str | None, typer.Option(help="Generator: hub causal LM, base or chat, or folder. [default: builtin:gemma-3-270m]")] = None,
+    generator: Annotated[GeneratorKind | None, typer.Option(help="Where the texts are written: transformers, in this process; server, OpenAI-compatible; vllm, in this process; batch, by files. [default: transformers]")] = None,
+    model: Annotated[str | None, typer.Option(help="Generator: hub causal LM, base or chat, or folder; or as the server names it. [default: builtin:gemma-3-270m]")] = None,
+    base_url: Annotated[list[str] | None, typer.Option(help="Server, such as http://127.0.0.1:8000/v1; several share the load. [default: $OPENAI_BASE_URL]")] = None,
+    api_key_env: Annotated[str | None, typer.Option(help="Environment variable that holds the server's key. [default: OPENAI_API_KEY]")] = None,
+    mode: Annotated[GeneratorMode | None, typer.Option(help="base: continue a prompt; chat: answer messages. [default: auto, what the model can do]")] = None,
+    price_in: Annotated[float | None, typer.Option(help="Price of a million prompt tokens, to show the cost.", min=0)] = None,
+    price_out: Annotated[float | None, typer.Option(help="Price of a million completion tokens.", min=0)] = None,
     candidates: Annotated[int | None, typer.Option(help="Candidates asked for per class, over all rounds. [default: 76]", min=1)] = None,
     tune_generator: Annotated[int | None, typer.Option(help="LoRA steps of the generator on the real rows first; needs gendistill[tune]. [default: 0]", min=0)] = None,
     adapter: Annotated[Path | None, typer.Option(help="LoRA adapter of the generator, such as the adapter/ of a tuned run.", file_okay=False)] = None,
@@ -64,7 +83,13 @@ def generate(
         "data.description": description,
         "out": None if out is None else str(out),
         "rounds": rounds,
+        "generator.kind": None if generator is None else generator.value,
         "generator.model": model,
+        "generator.mode": None if mode is None else mode.value,
+        "generator.server.base_urls": base_url or None,
+        "generator.server.api_key_env": api_key_env,
+        "generator.server.price_in": price_in,
+        "generator.server.price_out": price_out,
         "generator.candidates_per_class": candidates,
         "generator.tune.steps": tune_generator,
         "generator.adapter": None if adapter is None else str(adapter),

@@ -55,26 +55,28 @@ class TerminalReporter:
                 yield advance
             return
         columns = (
-            TextColumn("{task.description:<26}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn(), _Rate()
+            TextColumn("{task.description:<26}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn(), _Rate(), TextColumn("{task.fields[note]}", style="dim")
         )  # fmt: skip
         with Progress(*columns, console=self.console) as progress:
-            task = progress.add_task(stage, total=total, completed=done, before=done)
-            yield lambda now: progress.update(task, completed=now)
+            task = progress.add_task(stage, total=total, completed=done, before=done, note="")
+            yield lambda done, note="": progress.update(task, completed=done, note=note)
 
     @contextmanager
-    def _plain(self, stage: str, total: int, done: int) -> Iterator[Advance]:
+    def _plain(self, stage: str, total: int, before: int) -> Iterator[Advance]:
         started = last = time.monotonic()
-        state = {"now": done}
+        now, told = before, ""
 
         def line() -> str:
             seconds = time.monotonic() - started
-            rate = (state["now"] - done) / seconds if seconds > 0 else 0.0
-            resumed = f", {done} of them before" if done else ""
-            return f"{stage}: {state['now']}/{total}{resumed} in {_clock(seconds)} ({rate:.1f}/s)"
+            rate = (now - before) / seconds if seconds > 0 else 0.0
+            resumed = f", {before} of them before" if before else ""
+            left = f", {_clock((total - now) / rate)} left" if now < total and rate else ""
+            said = f", {told}" if told else ""
+            return f"{stage}: {now}/{total}{resumed} in {_clock(seconds)} ({rate:.1f}/s{left}){said}"
 
-        def advance(now: int) -> None:
-            nonlocal last
-            state["now"] = now
+        def advance(done: int, note: str = "") -> None:
+            nonlocal last, now, told
+            now, told = done, note
             if time.monotonic() - last >= PLAIN_EVERY_S and now < total:
                 last = time.monotonic()
                 self.say(line())

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gendistill.generators.base import Generator, Reply, Request
+from gendistill.errors import ConfigError
+from gendistill.generators.base import Generator, Reply, Request, arrivals
 
 if TYPE_CHECKING:
     from gendistill.config import GeneratorConfig
@@ -24,7 +25,54 @@ def _transformers(config: GeneratorConfig) -> Generator:
     )
 
 
-GENERATORS: dict[str, Callable[[GeneratorConfig], Generator]] = {"transformers": _transformers}
+def _server(config: GeneratorConfig) -> Generator:
+    import os
+
+    from gendistill.generators.server import ServerGenerator
+
+    settings = config.server
+    urls = settings.base_urls or [url for url in (os.environ.get("OPENAI_BASE_URL"),) if url]
+    if not urls:
+        raise ConfigError("--base-url: where is the server? for example http://127.0.0.1:8000/v1")
+    return ServerGenerator(
+        _served(config),
+        urls,
+        key=os.environ.get(settings.api_key_env),
+        key_name=settings.api_key_env,
+        mode=config.mode,
+        most_choices=settings.choices_per_call,
+        concurrency=settings.concurrency,
+        timeout_s=settings.timeout,
+        tries=settings.tries,
+        give_up_s=settings.give_up_after,
+        structured=config.structured,
+    )
+
+
+def _vllm(config: GeneratorConfig) -> Generator:
+    from gendistill.generators.vllm import VllmGenerator
+
+    return VllmGenerator(config.model, mode=config.mode, structured=config.structured, engine=config.vllm)
+
+
+def _batch(config: GeneratorConfig) -> Generator:
+    from gendistill.generators.batch import BatchGenerator
+
+    return BatchGenerator(_served(config), mode=config.mode)
+
+
+def _served(config: GeneratorConfig) -> str:
+    if config.model.startswith("builtin:"):
+        raise ConfigError("--model: name the model as the server does; built-in ones are for --generator transformers")
+    return config.model
+
+
+GENERATORS: dict[str, Callable[[GeneratorConfig], Generator]] = {
+    "transformers": _transformers,
+    "server": _server,
+    "vllm": _vllm,
+    "batch": _batch,
+}
 
 
 def build_generator(config: GeneratorConfig) -> Generator:
@@ -32,4 +80,4 @@ def build_generator(config: GeneratorConfig) -> Generator:
     return GENERATORS[config.kind](config)
 
 
-__all__ = ["GENERATORS", "Generator", "Reply", "Request", "build_generator"]
+__all__ = ["GENERATORS", "Generator", "Reply", "Request", "arrivals", "build_generator"]

@@ -28,7 +28,7 @@ class Reply:
 
     request_id: str
     text: str
-    finish_reason: str  # "stop", "length" or "error"
+    finish_reason: str  # "stop", "length", "content_filter" or "error"
     prompt_tokens: int = 0
     completion_tokens: int = 0
     error: str | None = None
@@ -44,6 +44,12 @@ class Lesson:
 
 
 class Generator(Protocol):
+    """What writes.
+
+    It may also have ``remote = True``, if it leaves this machine idle meanwhile, and ``arrivals``, which gives the
+    replies that are at hand together as lists.
+    """
+
     name: str  # what the card calls it
 
     @property
@@ -54,3 +60,13 @@ class Generator(Protocol):
     def generate(self, requests: Iterable[Request]) -> Iterator[Reply]:
         """Yield one reply per request, in any order; a reply depends on its own request's prompt and seed."""
         ...
+
+
+def arrivals(generator: Generator, requests: Iterable[Request]) -> Iterator[list[Reply]]:
+    """Replies as they come, those that are at hand together; one by one from a generator that does not say."""
+    together = getattr(generator, "arrivals", None)
+    if together is not None:
+        yield from together(requests)
+    else:
+        for reply in generator.generate(requests):
+            yield [reply]
