@@ -107,6 +107,19 @@ def test_the_same_suite_gives_the_same_tables_from_several_processes(
     assert tables(tmp_path / "again") == tables(folder)
 
 
+def test_a_student_may_be_trained_at_some_budgets_only(suite_file: Path, data: Path, tmp_path: Path) -> None:
+    values = yaml.safe_load(suite_file.read_text(encoding="utf-8")) | {"student_budgets": {"tfidf": [3]}}
+    path = tmp_path / "suite.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    bench = open_bench(load_suite(str(path)), tmp_path / "out", data)
+    of_tfidf = {unit.cell.per_class for unit in bench.units() if unit.student == "tfidf"}
+    assert of_tfidf == {3} and {column[1] for column in collect(bench, "tfidf").columns} <= {3}
+    assert {unit.cell.per_class for unit in bench.units() if unit.student == "encoder"} == {0, 2, 3}
+    path.write_text(yaml.safe_dump(values | {"student_budgets": {"nobody": [3]}}), encoding="utf-8")
+    with pytest.raises(ConfigError, match="student_budgets: no student 'nobody'"):
+        load_suite(str(path))
+
+
 def test_choosing_cannot_read_the_test_split(suite_file: Path, data: Path, tmp_path: Path) -> None:
     """There is no test file at all while sets are chosen; afterwards there is one, and students are scored on it."""
     for name in ("train.jsonl", "pool/words.jsonl"):

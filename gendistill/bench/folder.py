@@ -164,14 +164,17 @@ class Bench:
         for cell in cells:
             if not self.suite.methods[cell.method].sets:
                 units.append(Unit("choose", cell))
-            units += [Unit("train", cell, student) for student in self.students()]
+            units += self._trainings(cell)
             units.append(Unit("text", cell))
         full = [Cell(task, 0, FULL, run) for run in range(self.suite.full_runs) for task in self.tasks()]
-        units += [Unit("train", cell, student) for cell in full for student in self.students()]
+        units += [unit for cell in full for unit in self._trainings(cell)]
         order = {"choose": 0, "train": 1, "text": 1}
         tasks = self.tasks()
         place = {task: (index - turn) % len(tasks) for index, task in enumerate(tasks)}
         return sorted(units, key=lambda unit: (unit.cell.set, order[unit.kind], place[unit.cell.task]))
+
+    def _trainings(self, cell: Cell) -> list[Unit]:
+        return [Unit("train", cell, name) for name in self.students() if self.suite.measures(name, cell.per_class)]
 
     def path(self, unit: Unit) -> Path:
         """The file that says that a unit is done."""
@@ -253,7 +256,7 @@ def open_bench(suite: Suite, out: Path, data_dir: Path | None = None, only: Only
 
 def _differing(before: Suite, now: Suite) -> list[str]:
     """Parts that must stay, since files that are there were made by them; more of anything may be asked for."""
-    may_grow = {"sets", "runs", "full_runs", "per_class", "about", "fluency", "ours"}
+    may_grow = {"sets", "runs", "full_runs", "per_class", "student_budgets", "about", "fluency", "ours"}
     named = {"tasks", "methods", "students", "pools"}
     fixed = Suite.model_fields.keys() - may_grow - named
     changed = sorted(name for name in fixed if getattr(before, name) != getattr(now, name))

@@ -38,7 +38,8 @@ class Scores:
 def collect(bench: Bench, student: str) -> Scores:
     """Every result of a student that is there."""
     suite = bench.suite
-    scores = Scores(student, [(task, k) for task in suite.tasks for k in suite.per_class])
+    budgets = [k for k in suite.per_class if suite.measures(student, k)]
+    scores = Scores(student, [(task, k) for task in suite.tasks for k in budgets])
     every = bench.whole()
     for unit in every.units():
         if unit.kind != "train" or unit.student != student:

@@ -78,6 +78,9 @@ class Suite(Section):
     tasks: dict[str, Task]
     methods: dict[str, Method]
     students: dict[str, StudentConfig]
+    student_budgets: dict[str, list[int]] = Field(
+        default_factory=dict, description="student -> the only budgets that it is trained for; not on full data either"
+    )
     ours: str = Field(description="the method that all others are compared with")
     fluency: str | None = Field(None, description="a causal LM whose perplexity says how fluent the texts are")
 
@@ -98,6 +101,9 @@ class Suite(Section):
         taken = {"choice", "text"} & {slug(name) for name in self.students}
         if taken:
             raise ValueError(f"students: {taken.pop()!r} is a name of the folder's own; choose another")
+        unknown_students = self.student_budgets.keys() - self.students.keys()
+        if unknown_students:
+            raise ValueError(f"student_budgets: no student {unknown_students.pop()!r}")
         if self.ours not in self.methods:
             raise ValueError(f"ours: {self.ours!r} is none of the methods: {', '.join(self.methods)}")
         for name, method in self.methods.items():
@@ -119,6 +125,10 @@ class Suite(Section):
         largest = max(self.per_class)
         given = {"data": blind(data).model_dump(), "per_class": largest, "seed": self.seed, "out": str(out)}
         return Config(**merged(values, {"evaluate": {"seeds": 0}}) | given)
+
+    def measures(self, student: str, per_class: int) -> bool:
+        """Whether a student is trained on sets of this budget; 0 is full data."""
+        return student not in self.student_budgets or per_class in self.student_budgets[student]
 
     @property
     def hash(self) -> str:
