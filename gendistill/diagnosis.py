@@ -7,13 +7,15 @@ import importlib.util
 import os
 import platform
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
+SERVER_S = 10.0  # that a server may take to say what it serves
 Line = tuple[str, bool | None, str]  # name, ok (None: optional and absent), detail
 
 REQUIRED = (
     "torch", "transformers", "datasets", "sentence-transformers", "faiss-cpu", "safetensors",
-    "pydantic", "jinja2", "typer", "rich",
+    "pydantic", "jinja2", "typer", "rich", "aiohttp",
 )  # fmt: skip
 OPTIONAL = {"accelerate": "demo", "gguf": "demo", "vllm": "vllm", "ray": "ray"}
 
@@ -26,6 +28,17 @@ def diagnose() -> dict[str, list[Line]]:
         "machine": _machine(),
         "built-in models and data": _builtins(),
     }
+
+
+def look_at_servers(urls: Sequence[str], key_env: str) -> list[Line]:
+    """Whether servers answer, and what they serve.
+
+    :param key_env: the environment variable that holds their key, if they want one.
+    """
+    from gendistill.generators.server import ServerGenerator
+
+    generator = ServerGenerator("", urls, key=os.environ.get(key_env), key_name=key_env, timeout_s=SERVER_S)
+    return list(generator.look())
 
 
 def _package(name: str) -> Line:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
@@ -39,6 +40,7 @@ FREE_KEYS = (
     "selection.label",
 )
 
+SYNC_EVERY_S = 1.0
 OWN = {".lock", "features"}  # what a run killed in its first moments may have left
 
 _SCHEMA = """
@@ -93,6 +95,7 @@ class Store(FolderStore):
 
     def __init__(self, folder: Path, config: Config, resume: Resume = "if-possible") -> None:
         super().__init__(folder)
+        self._synced = float("-inf")  # when replies were last waited for until the disk had them
         existed = (folder / "run.db").exists()
         if resume == "always" and not existed:
             raise RunError(f"{folder}: no run to resume here; check --out, or use --resume if-possible")
@@ -200,13 +203,24 @@ class Store(FolderStore):
         return [p.request for p in planned if p.request.id not in answered]
 
     def add_replies(self, replies: Iterable[Reply]) -> int:
-        """Journal replies; durable on return. A second one to a request is ignored; gives how many were new."""
-        with self._transaction():
-            before = self._db.total_changes
-            self._db.executemany(
-                "INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)", [_row(reply) for reply in replies]
-            )
-            return self._db.total_changes - before
+        """Journal replies. A second one to a request is ignored; gives how many were new.
+
+        On return no kill of the process can lose them. The disk has them within ``SYNC_EVERY_S`` of asking for them: to
+        wait for it each time would leave others unjournalled meanwhile.
+        """
+        now = time.monotonic()
+        wait = now - self._synced >= SYNC_EVERY_S
+        self._synced = now if wait else self._synced
+        self._db.execute(f"PRAGMA synchronous={'FULL' if wait else 'NORMAL'}")
+        try:
+            with self._transaction():
+                before = self._db.total_changes
+                self._db.executemany(
+                    "INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)", [_row(reply) for reply in replies]
+                )
+                return self._db.total_changes - before
+        finally:
+            self._db.execute("PRAGMA synchronous=FULL")
 
     def unanswered(self) -> Iterator[Request]:
         """Every request planned so far that no reply has been journalled for, in order."""

@@ -1,8 +1,8 @@
 """A small server that speaks the OpenAI dialect and does whatever servers do: the tests' own, run as a process.
 
-``python fault_server.py PLAN.json`` prints its port and serves until it is ended. What a text is depends on the prompt, the
-seed and the choice alone, so runs with and without faults can be compared; which call meets which fault depends on the
-body and on how often it came.
+``python fault_server.py PLAN.json PORT`` serves until it is ended. What a text is depends on the prompt, the seed and
+the choice alone, so runs with and without faults can be compared; which call meets which fault depends on the body and
+on how often it came.
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ from tiny import CLASS_NAMES, KEYWORDS, _sentence
 
 
 class Server:
-    """``plan`` may have: ``delay`` (seconds), ``faults`` (name -> share of the calls), ``capacity`` (calls at once, 429
-    above it), ``retry_after`` (its header), ``key`` (that must be sent), ``refuses`` (parameters answered with 400),
-    ``single`` (one choice however many are asked for), ``no_chat``, ``always`` (a status, and ``message``), ``log`` (a
-    file that gets a line for each call answered), ``fast`` (one fixed text, nothing counted), ``shuffle`` (choices in any
-    order, one twice)."""
+    """``plan`` may have:
+
+    ``delay`` (seconds), ``faults`` (name -> share of the calls), ``capacity`` (calls at once, 429 above it),
+    ``retry_after`` (its header), ``key`` (that must be sent), ``refuses`` (parameters answered with 400), ``single``
+    (one choice however many are asked for), ``no_chat``, ``always`` (a status, and ``message``), ``cut`` (share of
+    texts cut or withheld), ``log`` (a file that gets a line for each call answered), ``shuffle`` (choices in any order,
+    one twice), ``fast`` (one fixed text, nothing counted).
+    """
 
     def __init__(self, plan: dict[str, Any]) -> None:
         self.plan = plan
@@ -129,10 +132,10 @@ def _prompt(body: dict[str, Any]) -> str:
 def _body(
     choices: list[tuple[str, str]], prompt_tokens: int, tokens: int, chat: bool = True, shuffle: bool = False
 ) -> bytes:
-    rows: list[dict[str, Any]] = [
-        {"index": i, "finish_reason": finish, **({"message": {"role": "assistant", "content": text}} if chat else {"text": text})}
-        for i, (text, finish) in enumerate(choices)
-    ]  # fmt: skip
+    rows: list[dict[str, Any]] = []
+    for index, (text, finish) in enumerate(choices):
+        written = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+        rows.append({"index": index, "finish_reason": finish, **written})
     if shuffle:
         rows = [*rows[::-1], rows[0]]
     usage = {"prompt_tokens": prompt_tokens, "completion_tokens": tokens}
@@ -166,7 +169,9 @@ class Running:
         self.url = f"http://127.0.0.1:{self.port}/v1"
         file = folder / f"plan-{self.port}-{time.monotonic_ns()}.json"
         file.write_text(json.dumps(plan))
-        self.process = subprocess.Popen([sys.executable, __file__, str(file), str(self.port)], stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, str(file), str(self.port)], stderr=subprocess.DEVNULL
+        )
         for _ in range(600):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
                 return
@@ -191,8 +196,9 @@ def main() -> None:
     import uvicorn
 
     plan = json.loads(Path(sys.argv[1]).read_text())
-    uvicorn.run(Server(plan), host="127.0.0.1", port=int(sys.argv[2]), log_level="critical", access_log=False, lifespan="off",
-                timeout_keep_alive=60)  # fmt: skip
+    uvicorn.run(
+        Server(plan), host="127.0.0.1", port=int(sys.argv[2]), log_level="critical", access_log=False, lifespan="off"
+    )
 
 
 if __name__ == "__main__":

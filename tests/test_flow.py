@@ -212,8 +212,8 @@ def test_what_choices_say(choice: object, text: str, finish: str, error: str | N
 
 @pytest.mark.parametrize(
     "answer",
-    ["<html>", None, [], {}, {"choices": []}, {"choices": None}, {"choices": [7]}, {"choices": [{}]}, {"error": {"message": "x"}}],
-)  # fmt: skip
+    ["<html>", None, [], {}, {"choices": []}, {"choices": None}, {"choices": [7]}, {"choices": [{}]}, {"error": "x"}],
+)
 def test_what_is_no_answer(answer: object) -> None:
     with pytest.raises(BadAnswer):
         replies_in(answer, [request()])
@@ -230,7 +230,12 @@ def test_which_parameter_a_server_does_not_take() -> None:
     openai = {"error": {"message": "Unrecognized request argument supplied: top_k", "param": None}}
     assert refused_parameter(openai, sent) == "top_k"
     assert refused_parameter({"error": {"message": "bad", "param": "seed"}}, sent) == "seed"
-    newer = {"error": {"message": "Unsupported parameter: 'max_tokens' ... use 'max_completion_tokens'", "param": "max_tokens"}}
+    newer = {
+        "error": {
+            "message": "Unsupported parameter: 'max_tokens' ... use 'max_completion_tokens'",
+            "param": "max_tokens",
+        }
+    }
     assert refused_parameter(newer, sent) == "max_tokens"
     assert refused_parameter({"error": {"message": "This prompt is too long: 2000 tokens"}}, sent) is None
     assert refused_parameter({"detail": "top_p must be below 1"}, sent) is None  # it was not sent

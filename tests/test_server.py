@@ -25,14 +25,18 @@ def requests(count: int, prompt: str = PROMPT, chat: bool = False) -> list[Reque
     rows = []
     for i in range(count):
         text = f"{i // 4} {prompt}"
-        given: dict[str, Any] = {"prompt": None, "messages": (("user", text),)} if chat else {"prompt": text, "messages": None}
+        given: dict[str, Any] = (
+            {"prompt": None, "messages": (("user", text),)} if chat else {"prompt": text, "messages": None}
+        )
         rows.append(Request(f"r{i}", seed=1000 + i, max_new_tokens=40, temperature=0.9, top_k=50, top_p=0.95, **given))
     return rows
 
 
 def generator(*urls: str, **values: Any) -> ServerGenerator:
     return ServerGenerator(
-        "m", urls, **{"mode": "base", "backoff_s": 0.01, "give_up_s": 20.0, "most_choices": 1, "timeout_s": 5.0, **values}
+        "m",
+        urls,
+        **{"mode": "base", "backoff_s": 0.01, "give_up_s": 20.0, "most_choices": 1, "timeout_s": 5.0, **values},
     )
 
 
@@ -103,7 +107,14 @@ FAULTS = {
     "lost connections": {"drop": 0.3},
     "no answers": {"garbage": 0.15, "empty": 0.15},
     "refusals": {"429": 0.3},
-    "thirty in a hundred of everything": {"500": 0.06, "503": 0.04, "drop": 0.06, "garbage": 0.05, "empty": 0.04, "429": 0.05},
+    "thirty in a hundred of everything": {
+        "500": 0.06,
+        "503": 0.04,
+        "drop": 0.06,
+        "garbage": 0.05,
+        "empty": 0.04,
+        "429": 0.05,
+    },
 }
 
 
@@ -219,7 +230,7 @@ def test_a_server_that_stays_down_ends_it_with_what_came_given_out(tmp_path: Pat
 
 def test_a_server_that_only_refuses_ends_it_too(tmp_path: Path) -> None:
     with serving(tmp_path, always=429, message="slow down") as server:
-        with pytest.raises(GenerationError, match="no answer for .*429 slow down"):
+        with pytest.raises(GenerationError, match=r"no answer for .*429 slow down"):
             list(generator(server.url, give_up_s=1.5).generate(requests(10)))
         assert stats(server)["calls"] < 60
 
@@ -239,11 +250,16 @@ def test_a_wait_that_is_too_long_is_not_waited_for(tmp_path: Path) -> None:
         ({"always": 403, "message": "not for you"}, r"403 .*not for you"),
         ({"always": 404, "message": "model not found"}, "no model 'm' there"),
         ({"always": 402, "message": "top up"}, "cannot pay for more"),
-        ({"always": 429, "message": "You exceeded your current quota", "code": "insufficient_quota"}, "cannot pay for more"),
+        (
+            {"always": 429, "message": "You exceeded your current quota", "code": "insufficient_quota"},
+            "cannot pay for more",
+        ),
         ({"always": 307, "message": ""}, "redirects"),
     ],
 )
-def test_what_waiting_does_not_mend_ends_it_at_once_in_one_line(plan: dict[str, Any], words: str, tmp_path: Path) -> None:
+def test_what_waiting_does_not_mend_ends_it_at_once_in_one_line(
+    plan: dict[str, Any], words: str, tmp_path: Path
+) -> None:
     with serving(tmp_path, **plan) as server:
         one = generator(server.url, key="canary-1234567")
         started = time.monotonic()
@@ -256,7 +272,9 @@ def test_what_waiting_does_not_mend_ends_it_at_once_in_one_line(plan: dict[str, 
                 list(generator(server.url).generate(requests(1)))
 
 
-def test_the_clock_of_the_machine_may_jump(tmp_path: Path, plain: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clock_of_the_machine_may_jump(
+    tmp_path: Path, plain: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with serving(tmp_path, faults={"500": 0.2, "429": 0.1}) as server:
         real, jumps = time.time, iter(range(10**9))
         monkeypatch.setattr(time, "time", lambda: real() + (-1) ** next(jumps) * 1e7)

@@ -180,13 +180,41 @@ class ServerGenerator:
     async def served(self, session: aiohttp.ClientSession, url: str) -> list[str]:
         """Names of the models that a server lists; empty if it does not say."""
         try:
-            async with session.get(
-                joined(url, "/models"), headers=self.authorization(url), allow_redirects=False
-            ) as response:
-                answer = json.loads(await response.read())
-            return [str(model["id"]) for model in answer["data"]]
+            status, answer = await self._models(session, url)
+            return [str(model["id"]) for model in answer["data"]] if status == 200 else []
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError, KeyError, TypeError):
             return []
+
+    async def _models(self, session: aiohttp.ClientSession, url: str) -> tuple[int, Any]:
+        async with session.get(
+            joined(url, "/models"), headers=self.authorization(url), allow_redirects=False
+        ) as response:
+            return response.status, json.loads(await response.read())
+
+    def look(self) -> list[tuple[str, bool, str]]:
+        """(address, whether it answers, what it serves or what is wrong) of each server."""
+
+        async def all_of_them() -> list[tuple[str, bool, str]]:
+            async with self.session() as session:
+                return [await self._look(session, url) for url in self.urls]
+
+        return asyncio.run(all_of_them())
+
+    async def _look(self, session: aiohttp.ClientSession, url: str) -> tuple[str, bool, str]:
+        try:
+            status, answer = await self._models(session, url)
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+            return shown(url), False, self.clean(reason_of(error))
+        except ValueError:
+            return shown(url), False, "answers, but not as an OpenAI-compatible server does"
+        if status in (401, 403):
+            return shown(url), False, self.refusal(status, answer, url).partition(": ")[2]
+        names = await self.served(session, url)
+        return (
+            shown(url),
+            status == 200,
+            f"serves {', '.join(names)}" if names else f"{status} {self.clean(told(answer))}",
+        )
 
     def clean(self, text: str) -> str:
         """Without the key, which some servers repeat in what they say about it."""
