@@ -109,6 +109,9 @@ class _Run:
 
     def __init__(self, config: Config, store: Store, reporter: Reporter, generator: Generator | None) -> None:
         self.config, self.store, self.reporter = config, store, reporter
+        if generator is not None and config.generator.tune.steps:
+            raise ConfigError("generator.tune: a generator of your own is tuned by you; set generator.tune.steps to 0")
+        self.generator = generator or build_generator(config.generator)  # it loads nothing yet
         self.real = load_real(config.data, per_class=config.per_class, seed=config.seed)
         for line in self.real.report.lines():
             reporter.say(line)
@@ -119,9 +122,6 @@ class _Run:
         self.num_classes = len(self.real.label_names)
         self.student = EncoderStudent(config.student, self.num_classes)
         self.teacher = Teacher(config.student, self.student, self.real.train, store, reporter, config.seed)
-        if generator is not None and config.generator.tune.steps:
-            raise ConfigError("generator.tune: a generator of your own is tuned by you; set generator.tune.steps to 0")
-        self.generator = generator or build_generator(config.generator)
         # Whether it chats is asked of the store first: only the generator itself, loaded, can tell otherwise.
         known = store.meta("generator")
         if not known:

@@ -141,9 +141,12 @@ class GarbageWatch:
     def check(self) -> None:
         """:raises GenerationError: enough replies were seen and next to none is usable."""
         if self.replies >= GARBAGE_CHECK_AFTER and self.usable < GARBAGE_SHARE * self.replies:
+            errors = self.report.examples.get("generation_error", [])
+            said = f", such as {errors[0][1]!r}" if errors else ""
             raise GenerationError(
                 f"the generator writes nothing usable: {self.usable} of its first {self.replies} replies passed "
-                f"({self.report.summary()}); the replies are kept; look at them, then try another generator or template"
+                f"({self.report.summary()}{said}); the replies are kept; look at them, then try another generator or "
+                "template"
             )
 
 

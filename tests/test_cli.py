@@ -13,7 +13,7 @@ import pytest
 
 from gendistill.cli import main
 
-COMMANDS = ("generate", "score", "select", "evaluate", "export", "doctor")
+COMMANDS = ("generate", "score", "select", "evaluate", "export", "batch", "doctor")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -87,6 +87,32 @@ WRONG = {
         r"some-model",
     ),
     "no configuration file": (["--config", "none.yaml"], r"none\.yaml"),
+    "a server without an address": (["--dataset", "ROWS", "--generator", "server", "--model", "m"], r"--base-url"),
+    "an address that is none": (
+        ["--dataset", "ROWS", "--generator", "server", "--model", "m", "--base-url", "localhost:8000"],
+        r"--base-url: not an http",
+    ),
+    "a server that serves nothing by name": (
+        ["--dataset", "ROWS", "--generator", "server", "--base-url", "http://127.0.0.1:9"],
+        r"--model: name the model",
+    ),
+    "nobody listens": (
+        [
+            "--dataset",
+            "ROWS",
+            "--per-class",
+            "2",
+            "--generator",
+            "server",
+            "--base-url",
+            "http://127.0.0.1:9",
+            "--model",
+            "m",
+        ],
+        r"127\.0\.0\.1:9.*cannot connect.*is the server up",
+    ),
+    "an adapter for a server": (["--generator", "server", "--adapter", "a"], r"tune and adapter are for"),
+    "vllm that is not installed": (["--dataset", "ROWS", "--generator", "vllm", "--model", "m"], r"gendistill\[vllm\]"),
 }
 
 
@@ -105,6 +131,14 @@ def test_wrong_input_is_one_line_and_leaves_nothing_half_written(
 
     assert re.search(expected, error), error
     assert not (out / "distilled.jsonl").exists()
+
+
+@pytest.mark.parametrize("command", [("export-requests",), ("import-replies", "replies.jsonl")])
+def test_batch_files_of_no_run(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "batch", command[0], str(tmp_path), *command[1:]) == 6
+    assert "no run here" in capsys.readouterr().err
 
 
 def test_a_wrong_flag_is_said_by_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
