@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from fault_server import Running, serving
 
@@ -74,6 +76,15 @@ def test_prompts_and_chats_are_answered_each_request_once(tmp_path: Path, plain:
 def test_a_server_that_cannot_chat_gets_prompts(tmp_path: Path) -> None:
     with serving(tmp_path, no_chat=True) as server:
         assert not generator(server.url, mode="auto").chat
+
+
+def test_it_works_where_an_event_loop_runs_already(tmp_path: Path) -> None:
+    async def notebook(url: str) -> tuple[bool, int]:
+        one = generator(url, mode="auto")
+        return one.chat, len(asked(one, requests(8)))
+
+    with serving(tmp_path) as server:
+        assert asyncio.run(notebook(server.url)) == (True, 8)
 
 
 def test_choices_share_a_call_where_a_prompt_is_shared(tmp_path: Path) -> None:
@@ -305,7 +316,6 @@ def test_an_iterable_that_breaks_is_not_swallowed(tmp_path: Path) -> None:
 
 
 def test_memory_stays_flat_and_thousands_go_through_in_a_second(tmp_path: Path) -> None:
-    psutil = pytest.importorskip("psutil")
     process, sizes, count = psutil.Process(), [], 0
     rows = (Request(f"r{i}", PROMPT * 8, None, i, 40, 0.9, 50, 0.95) for i in range(20_000))
     with serving(tmp_path, fast=True) as server:

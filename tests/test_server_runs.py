@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from fault_server import Server, serving
 from test_run import replies_of, small_config
@@ -203,8 +204,7 @@ def test_a_key_is_in_no_file_no_line_and_no_process_listing(right: bool, tmp_pat
         )
         listings = []
         while process.poll() is None:
-            found = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True)
-            listings.append(found.stdout)
+            listings.append("\n".join(" ".join(one.info["cmdline"] or []) for one in psutil.process_iter(["cmdline"])))
             time.sleep(0.2)
         output = process.communicate()[0]
     assert (process.returncode == 0) == right, output

@@ -7,9 +7,12 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from gendistill.generators.base import Reply
+
+T = TypeVar("T")
 
 READY_MOST = 2048  # replies that wait to be taken; no new calls are begun above it
 JOIN_S = 10.0
@@ -96,3 +99,9 @@ def in_thread(work: Callable[[Exchange, asyncio.Event], Coroutine[Any, Any, None
             thread.join(JOIN_S)
     if errors:
         raise errors[0]
+
+
+def apart(work: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine gives, run in a thread of its own: the caller's may have a loop already, as notebooks do."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()

@@ -20,7 +20,7 @@ import aiohttp
 
 from gendistill.errors import ConfigError, GenerationError
 from gendistill.generators.base import Reply, Request
-from gendistill.generators.exchange import Exchange, in_thread
+from gendistill.generators.exchange import Exchange, apart, in_thread
 from gendistill.generators.flow import Flow, backoff, retry_after
 from gendistill.generators.meter import Usage
 from gendistill.generators.urls import base_url, has_credentials, joined, shown
@@ -39,6 +39,8 @@ from gendistill.generators.wire import (
 )
 
 CONNECT_S = 15.0
+PROBES = 4  # whether a server can chat is asked so often, at most
+SECRET_CHARS = 4  # a key that is shorter ("x", for servers that want one) is no secret
 FINISH_S = 30.0  # what is in flight may take this long to end when nothing new is begun any more
 LOOK_S = 1.0  # between two looks at whether servers have been down for too long
 STOP = {401, 402, 403, 404}
@@ -109,7 +111,7 @@ class ServerGenerator:
     def chat(self) -> bool:
         """:raises GenerationError: mode is "auto" and the server does not say."""
         if self._chat is None:
-            self._chat = self.mode == "chat" if self.mode != "auto" else asyncio.run(self._can_chat())
+            self._chat = self.mode == "chat" if self.mode != "auto" else apart(self._can_chat())
         return self._chat
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Reply]:
@@ -130,24 +132,27 @@ class ServerGenerator:
         return in_thread(work)
 
     async def _can_chat(self) -> bool:
+        """Ask for one token of an answer; of servers that are busy or away, a few times."""
         body = body_of(Request("probe", None, (("user", "Hi"),), 0, 1, 1.0, 0, 1.0), self.model, self.options)
+        rng, reason = random.Random(), ""
         async with self.session() as session:
-            for url in self.urls:
-                try:
-                    status, answer, _ = await self.post(session, url, CHAT, body)
-                except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
-                    reason = self.clean(reason_of(error))
-                    raise GenerationError(
-                        f"{shown(url)}: no answer ({reason}); is the server up, and --base-url right?"
-                    ) from None
-                if status in (401, 402, 403):
-                    raise GenerationError(self.refusal(status, answer, url))
-                if status in (429, *TRANSIENT):
-                    return True  # it knows the way, and has no time
-                if status == 404 and self.model not in await self.served(session, url):
-                    raise GenerationError(self.refusal(status, answer, url))
-                return status < 300 or refused_parameter(answer, body) is not None
-        raise AssertionError("a server without a URL")
+            for attempt in range(1, PROBES + 1):
+                for url in self.urls:
+                    try:
+                        status, answer, _ = await self.post(session, url, CHAT, body)
+                    except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+                        reason = f"{shown(url)}: no answer ({self.clean(reason_of(error))})"
+                        continue
+                    if status in (401, 402, 403) or (
+                        status == 404 and self.model not in await self.served(session, url)
+                    ):
+                        raise GenerationError(self.refusal(status, answer, url))
+                    if status < 300 or (400 <= status < 500 and status not in (408, 425, 429)):
+                        return status < 300 or refused_parameter(answer, body) is not None
+                    reason = f"{shown(url)}: {status} {self.clean(told(answer))}".strip()
+                if attempt < PROBES:
+                    await asyncio.sleep(backoff(attempt, self.backoff_s, rng))
+        raise GenerationError(f"{reason}; is the server up, and --base-url right?")
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[aiohttp.ClientSession]:
@@ -198,7 +203,7 @@ class ServerGenerator:
             async with self.session() as session:
                 return [await self._look(session, url) for url in self.urls]
 
-        return asyncio.run(all_of_them())
+        return apart(all_of_them())
 
     async def _look(self, session: aiohttp.ClientSession, url: str) -> tuple[str, bool, str]:
         try:
@@ -218,7 +223,7 @@ class ServerGenerator:
 
     def clean(self, text: str) -> str:
         """Without the key, which some servers repeat in what they say about it."""
-        return text.replace(self._key, "***") if self._key else text
+        return text.replace(self._key, "***") if self._key and len(self._key) >= SECRET_CHARS else text
 
     def refusal(self, status: int, answer: Any, url: str) -> str:
         """One line about an answer after which nothing more is asked."""
