@@ -120,6 +120,17 @@ def test_a_student_may_be_trained_at_some_budgets_only(suite_file: Path, data: P
         load_suite(str(path))
 
 
+def test_a_suite_may_extend_another(suite_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "more.yaml"
+    path.write_text(yaml.safe_dump({"extends": str(suite_file), "name": "more", "sets": 7}), encoding="utf-8")
+    first, second = load_suite(str(suite_file)), load_suite(str(path))
+    assert second.sets == 7 and second.name == "more" and second.tasks == first.tasks
+    path.write_text(yaml.safe_dump({"extends": str(path)}), encoding="utf-8")
+    with pytest.raises(ConfigError, match="come back"):
+        load_suite(str(path))
+    assert set(load_suite("ablation").tasks) == set(load_suite("lite").tasks)
+
+
 def test_choosing_cannot_read_the_test_split(suite_file: Path, data: Path, tmp_path: Path) -> None:
     """There is no test file at all while sets are chosen; afterwards there is one, and students are scored on it."""
     for name in ("train.jsonl", "pool/words.jsonl"):

@@ -16,6 +16,7 @@ from gendistill.errors import ConfigError
 from gendistill.examples import content_hash
 
 REAL = "real"
+MOST_EXTENDED = 4  # suites that stand behind one
 SUITES = ("lite", "standard", "decoder", "ablation")
 Values = dict[str, Any]
 
@@ -162,13 +163,7 @@ def load_suite(name: str, *, external: dict[str, dict[str, str]] | None = None, 
     :param changes: fields to set, such as ``sets=20``; None leaves a field as it is.
     :raises ConfigError: no such suite, or one that does not fit together.
     """
-    text = _suite_text(name)
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name}: not valid YAML; mend it and try again") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{name}: must be a mapping of keys to values")
+    values = _suite_values(name)
     values |= {key: value for key, value in changes.items() if value is not None}
     for method, folders in (external or {}).items():
         places = {task: str(Path(folder).resolve()) for task, folder in folders.items()}
@@ -188,6 +183,22 @@ def load_suite(name: str, *, external: dict[str, dict[str, str]] | None = None, 
 
 def suite_yaml(suite: Suite) -> str:
     return yaml.safe_dump(suite.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)
+
+
+def _suite_values(name: str, depth: int = 0) -> Values:
+    """What a suite says, over the suite that it extends, key by key."""
+    try:
+        values = yaml.safe_load(_suite_text(name))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name}: not valid YAML; mend it and try again") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{name}: must be a mapping of keys to values")
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    if depth >= MOST_EXTENDED or not isinstance(base, str):
+        raise ConfigError(f"{name}: extends must name one suite, and not come back to this one")
+    return _suite_values(base, depth + 1) | values
 
 
 def _suite_text(name: str) -> str:
