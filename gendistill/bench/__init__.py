@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import time
@@ -59,18 +60,19 @@ def work(bench: Bench, advance: Callable[[int], None] | None = None, turn: int =
     from gendistill.bench.choosing import Chooser
     from gendistill.bench.measuring import Examiner
 
-    choosers: dict[str, Chooser] = {}
-    examiners: dict[str, Examiner] = {}
+    held: Chooser | Examiner | None = None
 
     def do(unit: Unit) -> None:
-        task = unit.cell.task
-        if unit.kind == "choose":
-            choosers[task] = choosers.get(task) or Chooser(bench, task)
-            bench.write(unit, choosers[task].choose(unit.cell))
-            return
-        examiners[task] = examiners.get(task) or Examiner(bench, task)
-        examiner = examiners[task]
-        bench.write(unit, examiner.text(unit.cell) if unit.kind == "text" else examiner.train(unit.cell, unit.student))
+        nonlocal held
+        kind, cell = Chooser if unit.kind == "choose" else Examiner, unit.cell
+        if not isinstance(held, kind) or held.task != cell.task:
+            held = None  # one task at a time: the students and features of several do not fit into memory
+            gc.collect()
+            held = kind(bench, cell.task)
+        if isinstance(held, Chooser):
+            bench.write(unit, held.choose(cell))
+        else:
+            bench.write(unit, held.text(cell) if unit.kind == "text" else held.train(cell, unit.student))
 
     failed: Failed = {}
     units = bench.units(turn)
