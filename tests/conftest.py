@@ -13,6 +13,8 @@ import pytest
 import torch
 from tiny import tiny_causal, tiny_encoder, tiny_rows, write_jsonl
 
+collect_ignore = ["with_vllm"]  # make test-vllm runs them
+
 torch.set_num_threads(1)  # tiny models: handing out their products costs more than it gains
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 
-FIRST_LIMIT = 8.0  # calls at once, before anything is known
+FIRST_LIMIT = 32.0  # calls at once, before anything is known; from 8 a server idles while the limit doubles
 DECREASE = 0.7  # of the limit, when the server refuses
 FAILURES_TO_OPEN, SECONDS_TO_OPEN = 10, 2.0  # in a row, and for so long, without a success between
 UNREACHABLE_S = 0.25

@@ -5,11 +5,16 @@ Prefix caching is on, so what prompts share is computed once. https://docs.vllm.
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from gendistill.errors import GenerationError, MissingExtraError, ModelError
+from jinja2 import TemplateError
+
+from gendistill.errors import ConfigError, GenerationError, MissingExtraError, ModelError
 from gendistill.generators.base import Reply, Request
+from gendistill.generators.chat import chat_text
 from gendistill.generators.wire import SCHEMA
 from gendistill.models import resolve
 
@@ -17,16 +22,27 @@ if TYPE_CHECKING:
     from gendistill.config import VllmConfig
 
 WAITING_MOST = 1024  # requests in the engine's hands at once; it runs as many of them as fit
+# Read by vLLM when it is imported and in its processes: it reports its use to its makers unless told not to, and prints
+# a page before the first text.
+ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 
 
 class VllmGenerator:
     """:param mode: "chat", "base", or "auto": a chat if the tokenizer has a chat template.
     :raises MissingExtraError: vLLM is not installed.
+    :raises ConfigError: the engine is to be several, which one process cannot drive.
     """
 
     remote = True  # the engine has processes of its own
 
     def __init__(self, model: str, *, mode: str, structured: bool, engine: VllmConfig) -> None:
+        if engine.data_parallel_size > 1:
+            raise ConfigError(
+                "generator.vllm.data_parallel_size: in this process vLLM runs one engine; start several servers and "
+                "give each as --base-url to --generator server"
+            )
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         try:
             import vllm
         except ImportError as error:
@@ -52,7 +68,12 @@ class VllmGenerator:
         """
         if self._engine is None:
             given = {key: value for key, value in self.settings.model_dump().items() if value is not None}
-            arguments = self.vllm.EngineArgs(model=resolve(self.model), enable_prefix_caching=True, **given)
+            if _on_cpu():
+                # Seen with vLLM 0.32: the engine dies of a request with a seed whose prompt is read in parts
+                given["enable_chunked_prefill"] = False
+            arguments = self.vllm.EngineArgs(
+                model=resolve(self.model), enable_prefix_caching=True, disable_log_stats=True, **given
+            )
             try:
                 self._engine = self.vllm.LLMEngine.from_engine_args(arguments)
             except Exception as error:
@@ -80,34 +101,51 @@ class VllmGenerator:
                     if request is None:
                         exhausted = True
                         break
-                    try:
-                        engine.add_request(request.id, self._prompt(request), self._parameters(request))
+                    reason = self._refused(engine, request)
+                    if reason is None:
                         held.add(request.id)
-                    except ValueError as error:  # a prompt that is too long, and the like
-                        refused.append(Reply(request.id, "", "error", error=_one_line(error)))
+                    else:
+                        refused.append(Reply(request.id, "", "error", error=reason))
                 if refused:
                     yield refused
                 if not held:
                     if exhausted:
                         return
                     continue
-                done = [_reply(output) for output in engine.step() if output.finished]
+                done = [_reply(output) for output in self._step(engine) if output.finished]
                 held.difference_update(reply.request_id for reply in done)
                 if done:
                     yield done
-        except (RuntimeError, OSError) as error:
-            raise GenerationError(f"vLLM stopped: {_one_line(error)}") from error
         finally:
             if held:
-                engine.abort_request(list(held))
+                with contextlib.suppress(Exception):  # of a dead engine
+                    engine.abort_request(list(held))
+
+    def _refused(self, engine: Any, request: Request) -> str | None:
+        """Give a request to the engine; the reason if it does not take it, such as a prompt that is too long."""
+        # Its own class of refusals is a ValueError in some versions only
+        refusal = getattr(getattr(self.vllm, "exceptions", None), "VLLMClientError", ValueError)
+        try:
+            engine.add_request(request.id, self._prompt(request), self._parameters(request))
+        except (ValueError, TemplateError, refusal) as error:
+            return _one_line(error)
+        except Exception as error:
+            raise GenerationError(f"vLLM stopped: {_one_line(error)}") from error
+        return None
+
+    def _step(self, engine: Any) -> Any:
+        try:
+            return engine.step()
+        except Exception as error:  # what it raises when its processes are gone is no RuntimeError
+            raise GenerationError(f"vLLM stopped: {_one_line(error)}") from error
 
     def _prompt(self, request: Request) -> Any:
-        if request.messages is None:
-            return request.prompt
-        turns = [{"role": role, "content": content} for role, content in request.messages]
         tokenizer = self.load().get_tokenizer()
-        ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
-        return {"prompt_token_ids": ids}
+        if request.messages is None:
+            # What looks like a special token in a row ("<eos>") stays text
+            return {"prompt_token_ids": tokenizer(request.prompt, split_special_tokens=True).input_ids}
+        text = chat_text(tokenizer, request.messages)
+        return {"prompt_token_ids": tokenizer(text, add_special_tokens=False).input_ids}
 
     def _parameters(self, request: Request) -> Any:
         extra = {}
@@ -121,15 +159,25 @@ class VllmGenerator:
             top_k=request.top_k,
             top_p=request.top_p,
             seed=request.seed,
-            stop=list(request.stop) or None,
+            # Between the parts of a JSON object there may be line breaks; it ends by itself
+            stop=None if self.structured else list(request.stop) or None,
             **extra,
         )
 
 
+def _on_cpu() -> bool:
+    from vllm.platforms import current_platform
+
+    return bool(current_platform.is_cpu())
+
+
 def _reply(output: Any) -> Reply:
     (found,) = output.outputs
-    finish = "length" if found.finish_reason == "length" else "stop"
-    return Reply(output.request_id, found.text, finish, len(output.prompt_token_ids or ()), len(found.token_ids))
+    prompt, completion = len(output.prompt_token_ids or ()), len(found.token_ids)
+    if found.finish_reason in ("stop", "length"):
+        return Reply(output.request_id, found.text, found.finish_reason, prompt, completion)
+    reason = f"vLLM stopped the text: {found.finish_reason}"
+    return Reply(output.request_id, found.text, "error", prompt, completion, reason)
 
 
 def _one_line(error: BaseException) -> str:

@@ -54,6 +54,10 @@ class Options:
     as_chat: bool = False
     left_out: frozenset[str] = frozenset()
 
+    @property
+    def asks_json(self) -> bool:
+        return self.structured and "response_format" not in self.left_out
+
 
 def path_of(request: Request, options: Options) -> str:
     """Under the base URL."""
@@ -76,12 +80,13 @@ def body_of(request: Request, model: str, options: Options, count: int = 1) -> d
         "top_k": request.top_k or None,
         "seed": request.seed % (1 << SEED_BITS),
         "n": count if count > 1 else None,
-        "stop": list(request.stop) or None,
+        # Between the parts of a JSON object there may be line breaks; it ends by itself
+        "stop": None if options.asks_json else list(request.stop) or None,
         "response_format": {
             "type": "json_schema",
             "json_schema": {"name": "example", "strict": True, "schema": SCHEMA},
         }
-        if options.structured
+        if options.asks_json
         else None,
     }
     for name, value in wished.items():
