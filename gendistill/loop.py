@@ -46,6 +46,7 @@ from gendistill.tasks import TextClassification
 from gendistill.teacher import FOLDER, Teacher
 
 ADAPTER = "adapter"  # folder of a tuned generator's
+JSON_TOKENS = 24  # that a text takes more of inside an object, escapes included
 MAX_TOP_UPS = 2  # extra rounds for classes whose pool is smaller than the budget
 
 
@@ -230,7 +231,8 @@ class _Run:
             chat=self.chat,
             generator_name=self.generator.name,
             max_new_tokens=settings.max_new_tokens
-            or learnt_max_tokens(self.real.train, self.config.filters.max_length_quantile),
+            or learnt_max_tokens(self.real.train, self.config.filters.max_length_quantile)
+            + (JSON_TOKENS if settings.structured else 0),
         )
         self.store.plan(number, planned)
         self.asked = [asked + count for asked, count in zip(self.asked, counts, strict=True)]

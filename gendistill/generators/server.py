@@ -349,7 +349,10 @@ class _Drive:
         except aiohttp.ClientConnectorError as error:
             flow.failed(generator.clean(reason_of(error)), unreachable=True)
             return self._again(job)
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+        except asyncio.TimeoutError as error:
+            flow.refused(epoch, None, reason_of(error))  # a server that queues what it has no room for says so by time
+            return self._failed(endpoint, job, reason_of(error))
+        except (aiohttp.ClientError, OSError) as error:
             return self._failed(endpoint, job, reason_of(error))
         finally:
             flow.returned()

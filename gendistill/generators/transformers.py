@@ -22,6 +22,7 @@ from torch import Tensor
 
 from gendistill.errors import ConfigError, GenerationError
 from gendistill.generators.base import Reply, Request
+from gendistill.generators.chat import chat_text
 from gendistill.models import load_causal_lm
 
 STOP_MARGIN = 4  # tokens looked at beyond the stop string's bytes, since decoding may drop a leading blank
@@ -162,20 +163,7 @@ class TransformersGenerator:
     def _chat_text(self, messages: Sequence[tuple[str, str]], reply: str | None = None) -> str:
         if not self._tokenizer.chat_template:
             raise GenerationError(f"{self.name} has no chat template: set the generator's mode to base")
-        special = sorted(self._tokenizer.all_special_tokens, key=len, reverse=True)
-        turns = []
-        for role, content in (*messages, *(() if reply is None else (("assistant", reply),))):
-            for token in special:  # a row must not be able to end the turn that it is shown in
-                content = content.replace(token, f"{token[:1]} {token[1:]}")
-            turns.append({"role": role, "content": content})
-        try:
-            return self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=reply is None)
-        except TemplateError:
-            if len(turns) < 2 or turns[0]["role"] != "system":
-                raise
-            # Some templates know no system role: its text then opens the first user message.
-            turns[1]["content"] = turns[0]["content"] + "\n\n" + turns[1]["content"]
-            return self._tokenizer.apply_chat_template(turns[1:], tokenize=False, add_generation_prompt=reply is None)
+        return chat_text(self._tokenizer, messages, reply)
 
     @torch.inference_mode()
     def _decode(self, rows: Sequence[_Row]) -> Iterator[_Row]:
