@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mappin
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.request import getproxies
 
 import aiohttp
 
@@ -158,8 +159,13 @@ class ServerGenerator:
     async def session(self) -> AsyncIterator[aiohttp.ClientSession]:
         timeout = aiohttp.ClientTimeout(total=self.timeout_s, sock_connect=CONNECT_S)
         connector = aiohttp.TCPConnector(limit=0)  # Flow says how many
+        proxies = bool(getproxies())  # to look for them at every call costs two thirds of its time
         async with aiohttp.ClientSession(
-            headers=HEADERS, timeout=timeout, connector=connector, trust_env=True, cookie_jar=aiohttp.DummyCookieJar()
+            headers=HEADERS,
+            timeout=timeout,
+            connector=connector,
+            trust_env=proxies,
+            cookie_jar=aiohttp.DummyCookieJar(),
         ) as session:
             yield session
 
