@@ -7,19 +7,20 @@ and back ``custom_id``, ``response`` or ``error``. https://platform.openai.com/d
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gendistill.atomic import atomic_write
 from gendistill.config import Config
 from gendistill.data.export import json_line
 from gendistill.errors import DataError, RunError
 from gendistill.folder_store import storage_errors
-from gendistill.generators.base import Reply
+from gendistill.generators.base import Reply, Request
 from gendistill.generators.wire import BadAnswer, Options, body_of, path_of, replies_in, told
 from gendistill.store import Store
 
@@ -65,22 +66,25 @@ def export_requests(
     with _opened(run) as (store, config):
         options = Options(structured=config.generator.structured, as_chat=as_chat)
         name = model or config.generator.model
-        lines = _lines(store, name, options)
-        parts: list[Path] = []
         part: list[bytes] = []
         size = 0
-        with storage_errors(out.parent):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            for line in lines:
-                if part and (len(part) >= most_requests or size + len(line) > most_bytes):
-                    parts.append(_write_part(out, len(parts), part))
-                    part, size = [], 0
-                part.append(line)
-                size += len(line)
-                exported.requests += 1
-            if part:
-                parts.append(_write_part(out, len(parts), part))
-            exported.files = _named(out, parts)
+
+        def write(file: Path) -> None:
+            atomic_write(file, b"".join(part))
+            exported.files.append(file)
+            exported.requests += len(part)
+
+        def numbered() -> Path:
+            return out.with_stem(f"{out.stem}-{len(exported.files) + 1:03d}")
+
+        for line in _lines(store, name, options):
+            if part and (len(part) >= most_requests or size + len(line) > most_bytes):
+                write(numbered())
+                part, size = [], 0
+            part.append(line)
+            size += len(line)
+        if part:
+            write(numbered() if exported.files else out)
     return exported
 
 
@@ -115,7 +119,7 @@ def import_replies(run: Path, files: Sequence[Path]) -> Imported:
                 if id in waiting or store.answered(id):
                     found.known += 1
                     continue
-                outcome = _outcome(value, id, store)
+                outcome = _outcome(value, request)
                 if isinstance(outcome, str):
                     tried[id] = outcome
                     continue
@@ -129,10 +133,8 @@ def import_replies(run: Path, files: Sequence[Path]) -> Imported:
     return found
 
 
-def _outcome(value: dict[str, Any], id: str, store: Store) -> Reply | str:
+def _outcome(value: dict[str, Any], request: Request) -> Reply | str:
     """The reply of a line, or why there is none."""
-    request = store.asked(id)
-    assert request is not None
     error, response = value.get("error"), value.get("response")
     if error or not isinstance(response, dict):
         return told({"error": error} if error else value.get("response")) or "no response"
@@ -143,7 +145,7 @@ def _outcome(value: dict[str, Any], id: str, store: Store) -> Reply | str:
         except BadAnswer as bad:
             return str(bad)
     reason = f"{status} {told(body)}".strip()
-    return Reply(id, "", "error", error=reason) if status in (400, 413, 422) else reason
+    return Reply(request.id, "", "error", error=reason) if status in (400, 413, 422) else reason
 
 
 def _lines(store: Store, model: str, options: Options) -> Iterator[bytes]:
@@ -157,23 +159,6 @@ def _lines(store: Store, model: str, options: Options) -> Iterator[bytes]:
         yield json_line(line).encode("utf-8", "replace")
 
 
-def _write_part(out: Path, index: int, lines: Sequence[bytes]) -> Path:
-    """A file under a temporary name: what it is called depends on how many there will be."""
-    path = out.with_name(f".{out.name}.{index}.tmp")
-    with path.open("wb") as file:
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    return path
-
-
-def _named(out: Path, parts: Sequence[Path]) -> list[Path]:
-    names = [out] if len(parts) == 1 else [out.with_stem(f"{out.stem}-{i:03d}") for i in range(1, len(parts) + 1)]
-    for part, name in zip(parts, names, strict=True):
-        part.replace(name)
-    return names
-
-
 def _read(file: Path) -> Iterator[tuple[int, str]]:
     try:
         with file.open("rb") as stream:
@@ -185,27 +170,16 @@ def _read(file: Path) -> Iterator[tuple[int, str]]:
         raise DataError(f"{file}: cannot be read ({error.strerror}); check the path") from error
 
 
-class _opened:
+@contextmanager
+def _opened(run: Path) -> Iterator[tuple[Store, Config]]:
     """A run that is there, locked for us, with its configuration."""
-
-    def __init__(self, run: Path) -> None:
-        self.run = run
-
-    def __enter__(self) -> tuple[Store, Config]:
-        file = self.run / "run.db"
-        if not file.is_file():
-            raise RunError(f"{self.run}: no run here; give the directory that gendistill generate was told as --out")
-        with storage_errors(self.run):
-            db = sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)
-            try:
-                row = db.execute("SELECT value FROM meta WHERE key = 'config'").fetchone()
-            finally:
-                db.close()
-        if row is None:
-            raise RunError(f"{self.run}: nothing was planned here yet; run gendistill generate first")
-        config = Config(**json.loads(row[0]))
-        self.store = Store(self.run, config, "always")
-        return self.store.__enter__(), config
-
-    def __exit__(self, *error: Any) -> None:
-        self.store.__exit__(*error)
+    file = run / "run.db"
+    if not file.is_file():
+        raise RunError(f"{run}: no run here; give the directory that gendistill generate was told as --out")
+    with storage_errors(run), closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as db:
+        row = db.execute("SELECT value FROM meta WHERE key = 'config'").fetchone()
+    if row is None:
+        raise RunError(f"{run}: nothing was planned here yet; run gendistill generate first")
+    config = Config(**json.loads(row[0]))
+    with Store(run, config, "always") as store:
+        yield store, config

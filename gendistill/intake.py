@@ -24,7 +24,6 @@ SLICE = 256  # requests looked at together
 class Intake:
     """:param planned: the requests of the round.
     :param text_filter: takes the candidates in the order asked; it belongs to this intake until ``finish``.
-    :param name: of the round's features.
     """
 
     def __init__(
@@ -38,11 +37,11 @@ class Intake:
         *,
         round: int,
         generator_name: str,
-        name: str,
     ) -> None:
         self.store, self.planned, self.task, self.chat = store, planned, task, chat
         self.text_filter, self.teacher = text_filter, teacher
-        self.round, self.generator_name, self.name = round, generator_name, name
+        self.round, self.generator_name = round, generator_name
+        self.name = f"round-{round}"  # of its features
         self.judged: list[Judged] = []
         self._passed: list[Example] = []
         self._chunks = 0  # whose features are there

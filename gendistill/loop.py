@@ -153,7 +153,7 @@ class _Run:
             chosen = self._chosen(choice)
             planned = self._plan(number, counts, reference, chosen)
             intake = self._generate(number, planned, reference)
-            kept, replies = self._judge(number, intake, reference)
+            kept, replies = self._judge(intake, reference)
             self._must_have_every_class(number)
             inputs = objective_inputs(self.config, real, self.pool.labels, self.pool.embeddings, self.pool.features)
             if self.pool.candidates:
@@ -287,7 +287,6 @@ class _Run:
             self.teacher,
             round=number,
             generator_name=self.generator.name,
-            name=f"round-{number}",
         )
         labels = {p.request.id: p.label for p in planned}
         if missing and getattr(generator, "remote", False):
@@ -327,7 +326,7 @@ class _Run:
         judged = intake.finish()
         self.store.add_candidates([Judged(c, v.filter if v else None, v.reason if v else None, {}) for c, v in judged])
 
-    def _judge(self, number: int, intake: Intake, reference: Reference) -> tuple[int, int]:
+    def _judge(self, intake: Intake, reference: Reference) -> tuple[int, int]:
         """Filter a round's texts and add those that pass to the pool; returns (kept, seen)."""
         judged = intake.finish()
         result = judge(
@@ -335,7 +334,7 @@ class _Run:
             [candidate.example for candidate, _ in judged],
             [verdict for _, verdict in judged],
             self.teacher,
-            f"round-{number}",
+            intake.name,
             real_embeddings=reference.embeddings,
             label_names=self.real.label_names,
             kept_embeddings=self.pool.embeddings.numpy() if self.pool.candidates else None,
@@ -345,7 +344,7 @@ class _Run:
             kept = [judged[row][0] for row in result.kept]
             self.pool.extend(kept, [result.scores[row] for row in result.kept], result.embeddings, result.features)
             for other in self.others:
-                other.see(f"round-{number}", [candidate.example for candidate in kept])
+                other.see(intake.name, [candidate.example for candidate in kept])
         for (candidate, _), verdict in zip(judged, verdicts, strict=True):
             self.report.add(candidate.example.text, verdict)
         self.store.add_candidates(

@@ -54,7 +54,6 @@ HEADERS = {"Content-Type": "application/json", "Accept": "application/json", "Us
 class _Endpoint:
     url: str
     flow: Flow
-    shown: str
 
 
 @dataclass(eq=False)
@@ -191,9 +190,8 @@ class ServerGenerator:
     async def served(self, session: aiohttp.ClientSession, url: str) -> list[str]:
         """Names of the models that a server lists; empty if it does not say."""
         try:
-            status, answer = await self._models(session, url)
-            return [str(model["id"]) for model in answer["data"]] if status == 200 else []
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError, KeyError, TypeError):
+            return _listed(*await self._models(session, url))
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError):
             return []
 
     async def _models(self, session: aiohttp.ClientSession, url: str) -> tuple[int, Any]:
@@ -220,7 +218,7 @@ class ServerGenerator:
             return shown(url), False, "answers, but not as an OpenAI-compatible server does"
         if status in (401, 403):
             return shown(url), False, self.refusal(status, answer, url).partition(": ")[2]
-        names = await self.served(session, url)
+        names = _listed(status, answer)
         return (
             shown(url),
             status == 200,
@@ -261,8 +259,7 @@ class _Drive:
         self.usage = generator.usage
         self.groups = grouped(requests, generator.most_choices)
         self.endpoints = [
-            _Endpoint(url, Flow(most=generator.concurrency, backoff_s=generator.backoff_s), shown(url))
-            for url in generator.urls
+            _Endpoint(url, Flow(most=generator.concurrency, backoff_s=generator.backoff_s)) for url in generator.urls
         ]
         self.ready: deque[_Job] = deque()  # to be asked again
         self.waiting = 0  # jobs whose time to be asked again has not come
@@ -316,11 +313,14 @@ class _Drive:
         if group is None:
             self.exhausted = True
             return None
-        job = _Job(group)
-        if self.generator._one_by_one and len(group) > 1:
-            self.ready.extend(_Job([request]) for request in group[1:])
-            job = _Job(group[:1])
-        return job
+        if self.generator._one_by_one:
+            self._singly(group)
+            return self.ready.popleft()
+        return _Job(group)
+
+    def _singly(self, requests: Sequence[Request]) -> None:
+        """Ask for each of them in a call of its own."""
+        self.ready.extend(_Job([request]) for request in requests)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
@@ -341,8 +341,8 @@ class _Drive:
         if self.stopped is None and min(failing) >= self.generator.give_up_s:
             worst = self.endpoints[failing.index(max(failing))]
             self._stop(
-                f"{worst.shown}: no answer for {max(failing):.0f} s ({worst.flow.reason}); what came is kept, and the "
-                "same command goes on from here"
+                f"{shown(worst.url)}: no answer for {max(failing):.0f} s ({worst.flow.reason}); what came is kept, and "
+                "the same command goes on from here"
             )
 
     async def _ask(self, session: aiohttp.ClientSession, endpoint: _Endpoint, job: _Job, epoch: int) -> None:
@@ -387,7 +387,7 @@ class _Drive:
         rest = job.requests[len(replies) :]
         if rest:  # it gives one answer, however many are asked for
             self.generator._one_by_one = True
-            self.ready.extend(_Job([request]) for request in rest)
+            self._singly(rest)
 
     def _refused(self, endpoint: _Endpoint, job: _Job, status: int, answer: Any, body: dict[str, Any]) -> None:
         """A 400 and the like: a parameter that this server does not know is left out, anything else is final."""
@@ -398,9 +398,11 @@ class _Drive:
             return self._give_up(job, f"{status} {generator.clean(told(answer))}".strip())
         if name not in generator.options.left_out:
             generator.leave_out(name)
-        generator._one_by_one = generator._one_by_one or name == "n"
-        self.usage.retries += 1
-        self.ready.extend([_Job([request]) for request in job.requests] if name == "n" else [job])
+        if name == "n":
+            generator._one_by_one = True
+            self.usage.retries += 1
+            return self._singly(job.requests)
+        self._again(job)
 
     # -- what becomes of a job ------------------------------------------------------------------------------------
 
@@ -439,6 +441,14 @@ class _Drive:
 
     def _stop(self, reason: str) -> None:
         self.stopped = self.stopped or GenerationError(reason)
+
+
+def _listed(status: int, answer: Any) -> list[str]:
+    """Names of the models in an answer that lists them; empty if it does not."""
+    try:
+        return [str(model["id"]) for model in answer["data"]] if status == 200 else []
+    except (KeyError, TypeError):
+        return []
 
 
 def reason_of(error: BaseException) -> str:

@@ -172,20 +172,20 @@ def _count(value: Any) -> int:
 
 def told(answer: Any) -> str:
     """A server's own words about what went wrong, on one line; empty if it says nothing."""
-    if isinstance(answer, dict):
-        error = answer.get("error", answer)
-        if isinstance(error, dict):
-            for key in ("message", "detail", "error"):
-                if error.get(key):
-                    return " ".join(str(error[key]).split())[:MESSAGE_CHARS]
-            return ""
-        answer = error
-    return " ".join(str(answer or "").split())[:MESSAGE_CHARS]
+    error = _error_in(answer)
+    if isinstance(error, dict):
+        error = next((error[key] for key in ("message", "detail", "error") if error.get(key)), "")
+    return " ".join(str(error or "").split())[:MESSAGE_CHARS]
+
+
+def _error_in(answer: Any) -> Any:
+    """What an answer says of an error: mostly an object under ``error``, or the whole answer."""
+    return answer.get("error", answer) if isinstance(answer, dict) else answer
 
 
 def refused_parameter(answer: Any, sent: Iterable[str]) -> str | None:
     """Of a 400: which of the parameters sent the server does not take, if it names one."""
-    error = answer.get("error", answer) if isinstance(answer, dict) else {}
+    error = _error_in(answer)
     named = error.get("param") if isinstance(error, dict) else None
     words = set(re.findall(r"[a-z_]+", f"{named or ''} {told(answer)}".lower()))
     for name in sent:
@@ -196,7 +196,7 @@ def refused_parameter(answer: Any, sent: Iterable[str]) -> str | None:
 
 def out_of_quota(answer: Any) -> bool:
     """Of a 429: whether waiting does not help."""
-    error = answer.get("error", answer) if isinstance(answer, dict) else {}
+    error = _error_in(answer)
     codes = " ".join(str(error.get(key, "")) for key in ("code", "type")) if isinstance(error, dict) else ""
     said = f"{codes} {told(answer)}".lower()
     return any(word in said for word in ("insufficient_quota", "billing", "credit balance"))

@@ -126,12 +126,13 @@ class ReplyReader:
         if chat:
             reply, open_end = _inside_fences(reply)
             cut = open_end and finish_reason == "length"
-            items = _json_texts(reply) if _JSON.search(reply) else self._chat_items(reply, cut)
+            found = _JSON.search(reply)
+            items = _json_texts(reply, found.start()) if found else self._chat_items(reply, cut)
         else:
             reply = reply.lstrip()
             line = (reply.splitlines() or [""])[0]
             cut = finish_reason == "length" and line == reply
-            items = _json_texts(reply)[:1] if _JSON.match(reply) else ([] if cut else [_cell(line, self._is_label)])
+            items = _json_texts(reply, 0)[:1] if _JSON.match(reply) else ([] if cut else [_cell(line, self._is_label)])
         cleaned = {item: self._clean(item, chat) for item in dict.fromkeys(items)}  # models repeat themselves
         return [
             text
@@ -237,14 +238,14 @@ def _inside_quotation(lines: list[str]) -> list[str]:
     return inside if any(inside) else lines
 
 
-def _json_texts(reply: str) -> list[str]:
+def _json_texts(reply: str, start: int) -> list[str]:
     """The texts of JSON objects or lists, torn or not quite right as models write them; a string cut off is left out.
 
     With a key ``text`` or ``texts`` somewhere, only what it names; else what keys such as ``review`` name, or none.
     """
     found: list[tuple[str, str]] = []
     key = ""
-    for match in _STRING.finditer(reply, _JSON.search(reply).start()):  # type: ignore[union-attr]
+    for match in _STRING.finditer(reply, start):
         content, closed, colon = match.groups()
         if colon:
             key = content
