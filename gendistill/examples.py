@@ -23,8 +23,8 @@ class Example:
 
     @property
     def text(self) -> str:
-        """The fields as one text; the field itself where there is only one."""
-        return self.fields[0] if len(self.fields) == 1 else "\n".join(self.fields)
+        """The fields as one text, those that are empty left out; the field itself where there is only one."""
+        return self.fields[0] if len(self.fields) == 1 else "\n".join(filter(None, self.fields))
 
     @property
     def id(self) -> str:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from gendistill.config import FilterConfig
 from gendistill.errors import DataError
 from gendistill.examples import Example
+from gendistill.tasks.base import Check
 
 FloatArray = npt.NDArray[np.float32]
 HashArray = npt.NDArray[np.uint64]
@@ -240,12 +241,16 @@ class TextFilter:
     :param config: the thresholds.
     :param real: the real rows that a candidate must look like and must not copy.
     :param copies: False lets copies of real rows pass, for candidates that are real rows.
+    :param extra: what a candidate of the task must pass besides (`Task.checks`).
     :raises DataError: if there are no real rows.
     """
 
-    def __init__(self, config: FilterConfig, real: Sequence[Example], *, copies: bool = True) -> None:
+    def __init__(
+        self, config: FilterConfig, real: Sequence[Example], *, copies: bool = True, extra: Check | None = None
+    ) -> None:
         if not real:
             raise DataError("filters: there are no real rows to learn lengths from; give a dataset with rows")
+        self._extra = extra
         sample = real[:: -(-len(real) // LEARN_ROWS)]
         shapes = [_shape(example.text, fold(example.text)) for example in sample]
         self._min_letters = 0.75 * float(np.quantile([shape.letters for shape in shapes], 0.01))
@@ -290,6 +295,8 @@ class TextFilter:
             return Rejection("withheld", "the server's content filter stopped the text")
         if finish_reason == "length":
             return Rejection("cut_off", "the generator's token limit came before its end")
+        if self._extra is not None and (wrong := self._extra(example)) is not None:
+            return wrong
         if self._real_end_share >= ENDS_SHARE and not _ends_like_sentence(example.fields[-1]):
             share = f"{self._real_end_share:.0%}"
             return Rejection("cut_off", f"the last sentence has no end, as {share} of the real texts have")

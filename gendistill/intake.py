@@ -14,7 +14,7 @@ from gendistill.filters import Rejection, TextFilter
 from gendistill.generators.base import Reply
 from gendistill.pool import parse
 from gendistill.store import Planned, Store
-from gendistill.tasks import TextClassification
+from gendistill.tasks import Task
 from gendistill.teacher import CHUNK, Teacher
 
 Judged = tuple[Candidate, Rejection | None]
@@ -30,7 +30,7 @@ class Intake:
         self,
         store: Store,
         planned: Sequence[Planned],
-        task: TextClassification,
+        task: Task,
         chat: bool,
         text_filter: TextFilter,
         teacher: Teacher,
@@ -108,8 +108,8 @@ class Intake:
 
     def _take(self, pairs: Iterator[tuple[Planned, Reply]]) -> None:
         for p, reply in pairs:
-            for position, text in enumerate(parse(self.task, reply, self.chat)):
-                example = Example((text,), p.label)
+            for position, fields in enumerate(parse(self.task, reply, self.chat)):
+                example = Example(fields, p.label)
                 candidate = Candidate(
                     example, reply.request_id, position, self.round, self.generator_name, p.template, p.parents
                 )

@@ -132,7 +132,7 @@ class _Run:
             self.generator.name += ", tuned on the real rows"
         store.remember("generator", {"name": self.generator.name, "chat": self.chat})
         self.report = FilterReport()
-        self.text_filter = TextFilter(config.filters, self.real.train)
+        self.text_filter = TextFilter(config.filters, self.real.train, extra=self.task.checks(self.real.train))
         self.pool = Pool()
         self.others: list[FurtherStudent] = []
         self.asked = [0] * self.num_classes

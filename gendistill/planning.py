@@ -13,11 +13,11 @@ from gendistill.clusters import Clusters, draw_exemplars, gap_weights
 from gendistill.config import Config
 from gendistill.examples import Example, content_hash
 from gendistill.generators.base import Lesson, Request
-from gendistill.prompts import load_template, one_line, render, render_messages
+from gendistill.prompts import load_template, render, render_messages
 from gendistill.store import Planned
 
 if TYPE_CHECKING:
-    from gendistill.tasks.text_classification import TextClassification
+    from gendistill.tasks import Task
 
 BYTES_PER_TOKEN = 4.0  # UTF-8; English has about 4.5 with the tokenizers of today's models
 TOP_UP_FACTOR = 4  # a class that is short is not asked for more than this many times its shortfall at once
@@ -42,7 +42,7 @@ class Chosen:
     embeddings: np.ndarray  # (k, d) float32, rows of length 1
 
 
-def plan_lessons(config: Config, task: TextClassification, reference: Reference, *, chat: bool) -> list[Lesson]:
+def plan_lessons(config: Config, task: Task, reference: Reference, *, chat: bool) -> list[Lesson]:
     """Prompts as a run has them, each with a real row of its class for a reply; the classes in turn.
 
     No more than ``generator.tune`` takes. A row is not shown in its own prompt.
@@ -60,7 +60,7 @@ def plan_lessons(config: Config, task: TextClassification, reference: Reference,
         values = task.prompt_values(label, [reference.examples[other] for other in shown])
         prompt = None if chat else render(template, **values)
         messages = render_messages(template, **values) if chat else None
-        lessons.append(Lesson(prompt, messages, one_line(reference.examples[row].text)))
+        lessons.append(Lesson(prompt, messages, task.answer(reference.examples[row])))
     return lessons
 
 
@@ -92,7 +92,7 @@ def learnt_max_tokens(real: Sequence[Example], quantile: float) -> int:
 
 def plan_round(
     config: Config,
-    task: TextClassification,
+    task: Task,
     reference: Reference,
     chosen: Chosen | None,
     counts: Sequence[int],

@@ -15,7 +15,7 @@ from gendistill.examples import Candidate, Example
 from gendistill.filters import FilterReport, Rejection, TextFilter, feature_filter
 from gendistill.generators.base import Reply
 from gendistill.students.base import Features, joined
-from gendistill.tasks import TextClassification
+from gendistill.tasks import Fields, Task
 from gendistill.teacher import Teacher
 
 DECIMALS = 5  # of the scores that are written, for readers
@@ -121,20 +121,21 @@ def judge(
 class GarbageWatch:
     """Stops a generator that writes nothing usable long before its whole pool has been paid for."""
 
-    def __init__(self, task: TextClassification, text_filter: TextFilter, chat: bool) -> None:
+    def __init__(self, task: Task, text_filter: TextFilter, chat: bool) -> None:
         self.task, self.filter, self.chat = task, text_filter, chat
         self.report, self.replies, self.usable = FilterReport(), 0, 0
 
     def see(self, label: int, reply: Reply) -> None:
         self.replies += 1
         good = False
-        for text in parse(self.task, reply, self.chat):
+        for fields in parse(self.task, reply, self.chat):
+            example = Example(fields, label)
             verdict = (
                 Rejection("generation_error", reply.error)
                 if reply.error is not None
-                else self.filter.check(Example((text,), label), reply.finish_reason)
+                else self.filter.check(example, reply.finish_reason)
             )
-            self.report.add(text, verdict)
+            self.report.add(example.text, verdict)
             good = good or verdict is None
         self.usable += good
 
@@ -150,7 +151,7 @@ class GarbageWatch:
             )
 
 
-def parse(task: TextClassification, reply: Reply, chat: bool) -> list[str]:
-    """The texts of a reply; a reply without any counts as one empty or cut-off text, so that nothing vanishes."""
+def parse(task: Task, reply: Reply, chat: bool) -> list[Fields]:
+    """The candidates of a reply; one without any counts as an empty or cut-off one, so that nothing vanishes."""
     cut = reply.text.strip() if reply.finish_reason == "length" else ""
-    return task.parse_reply(reply.text, reply.finish_reason, chat) or [cut]
+    return task.candidates(reply.text, reply.finish_reason, chat) or [(cut,)]

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gendistill.examples import Example
+from gendistill.prompts import one_line
+from gendistill.tasks.base import Check, Fields
 from gendistill.tasks.replies import reader
 
 
@@ -59,3 +61,12 @@ class TextClassification:
         lines begin with bullets, numbers or the like, one text for each. JSON holds its texts by itself.
         """
         return reader(self.label_names).texts(text, finish_reason, chat)
+
+    def candidates(self, text: str, finish_reason: str, chat: bool) -> list[Fields]:
+        return [(found,) for found in self.parse_reply(text, finish_reason, chat)]
+
+    def answer(self, example: Example) -> str:
+        return one_line(example.text)
+
+    def checks(self, real: Sequence[Example]) -> Check | None:
+        return None
