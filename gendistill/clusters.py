@@ -72,6 +72,21 @@ def class_clusters(
     return Clusters(rows, assignment, centroids)
 
 
+def nearest_classes(
+    embeddings: FloatArray, labels: Sequence[int] | IntArray, num_classes: int, count: int
+) -> list[list[int]]:
+    """For each class the ``count`` classes whose mean embedding is nearest to its own by cosine, nearest first.
+
+    :param embeddings: (m, d) float32, rows of unit length.
+    """
+    rows = np.asarray(labels, dtype=np.int64)
+    means = np.stack([embeddings[rows == label].sum(0) for label in range(num_classes)]).astype(np.float64)
+    means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    cosines = means @ means.T
+    np.fill_diagonal(cosines, -np.inf)
+    return np.argsort(-cosines, axis=1, kind="stable")[:, : min(count, num_classes - 1)].tolist()
+
+
 def draw_exemplars(
     clusters: Clusters, label: int, count: int, rng: np.random.Generator, weights: Weights | None = None
 ) -> list[int]:

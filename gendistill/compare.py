@@ -14,6 +14,7 @@ from gendistill.atomic import atomic_write
 from gendistill.config import Config, StudentConfig
 from gendistill.data import load_real
 from gendistill.data.export import read_distilled
+from gendistill.data.rows import fields_of
 from gendistill.errors import ConfigError, DataError
 from gendistill.evaluate import FULL, Draw, Measured, evaluate, random_rows, stratified_sample
 from gendistill.examples import Example, by_class
@@ -90,6 +91,7 @@ def compare_file(
         first_seed=config.first_student_seed,
         targets=targets,
         reporter=reporter,
+        label_sets=real.label_sets,
     )
     if json_out is not None:
         atomic_write(json_out, json.dumps([table_row(row) for row in table], indent=2) + "\n")
@@ -113,5 +115,5 @@ def load_set(file: Path, label_names: Sequence[str]) -> tuple[list[Example], lis
         name = names[row["label"]]
         if name not in position:
             raise DataError(f"{file}: row {number} has the label {name!r}; the real data has {', '.join(label_names)}")
-        examples.append(Example((row["text"],), position[name]))
+        examples.append(Example(fields_of(row), position[name]))
     return examples, rows

@@ -30,10 +30,23 @@ class DataConfig(Section):
         None, description="file or split of the hub dataset to report on; carved if absent; none: no test rows are read"
     )
     text_column: str | None = None
+    text_column_b: str | None = Field(None, description="of the second text, where rows are pairs")
+    text_names: list[str] | None = Field(
+        None, description="what a prompt calls the two texts of a pair, such as premise and hypothesis"
+    )
     label_column: str | None = None
+    label_separator: str | None = Field(
+        None, min_length=1, description="between the labels of a multi-label row, where they are one string"
+    )
+    min_label_set_rows: int = Field(
+        10, ge=1, description="rows that a set of labels must have to be a class; rarer ones are filed under a part"
+    )
     label_names: list[str] | None = Field(None, description="the classes, in order; found from the data if absent")
     label_descriptions: dict[str, str] = Field(
         default_factory=dict, description="what a label means, shown to the generator"
+    )
+    label_file: Path | None = Field(
+        None, description="YAML, JSON or CSV with the description of each label, and perhaps the group that it is of"
     )
     description: str | None = Field(None, description="what the texts are, shown to the generator")
     dev_fraction: float = Field(0.1, gt=0, lt=0.5, description="share of the real data held out for choosing")
@@ -44,6 +57,16 @@ class DataConfig(Section):
         10_000, ge=10, description="real rows embedded for clusters, exemplars and nearest-row checks, at most"
     )
     max_chars: int = Field(20_000, ge=1, description="longer texts are cut, and counted")
+    target: str | None = Field(
+        None, description="file of labelled rows to distil towards, instead of the real data's own distribution"
+    )
+
+    @field_validator("text_names")
+    @classmethod
+    def _two_names(cls, value: list[str] | None) -> list[str] | None:
+        if value is not None and (len(value) != 2 or not all(name.strip() for name in value)):
+            raise ValueError("give two names, of the first and of the second text")
+        return value
 
 
 class StudentConfig(Section):
@@ -58,6 +81,12 @@ class StudentConfig(Section):
         "own pooled output as it is, as published protocols with BERT have it",
     )
     max_tokens: int = Field(96, ge=4)
+    chunks: int = Field(1, ge=1, description="of max_tokens each that are read of a long text, and pooled together")
+    pairs: Literal["auto", "separate", "joint"] = Field(
+        "auto",
+        description="how the texts of a pair are read: apart, the head sees [u; v; |u - v|; u * v]; or as one; auto: "
+        "apart, but as one where pooling is pooler",
+    )
     batch_size: int = Field(8, ge=1)
     steps: int = Field(40, ge=1, description="optimiser steps of the teacher and of each student measured, at least")
     epochs: float = Field(2.0, ge=0, description="passes over the training set, if they take more steps than that")
@@ -92,6 +121,12 @@ class StudentConfig(Section):
     def _checkpoints_fit(self) -> StudentConfig:
         if self.checkpoints > self.steps + 1:
             raise ValueError(f"{self.checkpoints} checkpoints do not fit into {self.steps} steps")
+        return self
+
+    @model_validator(mode="after")
+    def _chunks_fit(self) -> StudentConfig:
+        if self.chunks > 1 and (self.pooling == "pooler" or self.pairs == "joint"):
+            raise ValueError("chunks: a pooler's output and pairs read as one have no chunks; set chunks to 1")
         return self
 
     @model_validator(mode="after")

@@ -62,6 +62,7 @@ def evaluate(
     trained: Mapping[tuple[str, int], Callable[[], Student]] | None = None,
     journal: Journal | None = None,
     reporter: Reporter | None = None,
+    label_sets: Sequence[tuple[str, ...]] | None = None,
 ) -> list[Measured]:
     """Train ``seeds`` students for every method and score each on ``test``.
 
@@ -71,6 +72,7 @@ def evaluate(
     :param once: methods that get one student whatever ``seeds`` says: those whose training takes long.
     :param targets: soft labels, (n, C) float32, of methods that draw the same rows for every run.
     :param trained: students at hand that were trained on just the set, recipe and seed of a (method, run).
+    :param label_sets: of multi-label data, the labels that each class stands for; F1 is then one a label.
     :param recipe: names the training recipe in the journal, so that another recipe is measured anew.
     """
     reporter = reporter or Silent()
@@ -100,7 +102,7 @@ def evaluate(
                     ready.fit(rows, seed=first_seed + run, targets=targets[name])
                 else:
                     ready.fit(rows, seed=first_seed + run)
-            results[name, run] = score(ready.predict(test).argmax(1).numpy(), test, student.num_classes)
+            results[name, run] = score(ready.predict(test).argmax(1).numpy(), test, student.num_classes, label_sets)
             if journal is not None:
                 journal.add_evaluation(name, run, keys[name, run], results[name, run])
             advance(len(results))
@@ -116,26 +118,40 @@ def evaluate(
     ]
 
 
-def score(predicted: np.ndarray, test: Sequence[Example], num_classes: int) -> dict[str, float]:
-    """Accuracy and macro-averaged F1 over the classes that occur, each in [0, 1]."""
+def score(
+    predicted: np.ndarray,
+    test: Sequence[Example],
+    num_classes: int,
+    label_sets: Sequence[tuple[str, ...]] | None = None,
+) -> dict[str, float]:
+    """Accuracy and macro-averaged F1 over the classes (or single labels) that occur, each in [0, 1].
+
+    :param label_sets: of multi-label data, the labels of each class. Accuracy is then the share of rows with just the
+        right set, and F1 is averaged over the single labels.
+    """
     actual = np.array([example.label for example in test])
+    if label_sets is None:
+        has = np.eye(num_classes, dtype=bool)
+    else:
+        singles = sorted({name for names in label_sets for name in names})
+        has = np.array([[name in names for name in singles] for names in label_sets], dtype=bool)
     f1 = []
-    for label in range(num_classes):
-        hits = int(((predicted == label) & (actual == label)).sum())
-        relevant = int((predicted == label).sum()) + int((actual == label).sum())
+    for of_class in has.T:
+        hits = int((of_class[predicted] & of_class[actual]).sum())
+        relevant = int(of_class[predicted].sum()) + int(of_class[actual].sum())
         if relevant:
             f1.append(2 * hits / relevant)
     return {"accuracy": float((predicted == actual).mean()), "macro_f1": float(np.mean(f1))}
 
 
 def stratified_sample(examples: Sequence[Example], num_classes: int, limit: int, seed: int) -> list[Example]:
-    """At most ``limit`` examples, each class in proportion, in their order; the same for the same seed."""
+    """At most ``limit`` examples, each class in proportion but with one at least, in their order; by seed."""
     if len(examples) <= limit:
         return list(examples)
     rng = np.random.default_rng([seed, 7])
     rows: list[int] = []
     for members in by_class(examples, num_classes):
-        count = round(limit * len(members) / len(examples))
+        count = max(1, round(limit * len(members) / len(examples)))
         rows += rng.permutation(members)[:count].tolist()
     return [examples[row] for row in sorted(rows)]
 

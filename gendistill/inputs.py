@@ -10,13 +10,17 @@ import torch
 from torch import Tensor
 
 from gendistill.config import Config
+from gendistill.data import RealData
 from gendistill.evaluate import stratified_sample
 from gendistill.examples import Example, by_class
 from gendistill.objectives import ObjectiveInputs
+from gendistill.progress import Reporter
 from gendistill.selection import class_budgets
 from gendistill.students.base import Features, Segment
+from gendistill.students.encoder import EncoderStudent
 from gendistill.teacher import Teacher
 
+UNREAD_SAMPLE = 1000  # rows looked at to tell how many are longer than what the student reads
 NEED_SEGMENTS = ("trajectory", "trajectory_adam")  # objectives
 
 
@@ -34,20 +38,34 @@ class RealSide:
     budgets: list[int]  # texts to choose of each class
 
 
-def real_side(config: Config, train: Sequence[Example], num_classes: int, teacher: Teacher) -> RealSide:
-    """Embed the real rows, and let the teacher look at some of them at every checkpoint.
+def real_side(config: Config, real: RealData, teacher: Teacher) -> RealSide:
+    """Embed the real rows, or those of a target, and let the teacher look at some of them at every checkpoint.
 
-    :param train: the real training rows; ``data.max_reference_rows`` of them are embedded at most.
+    ``data.max_reference_rows`` of them are embedded at most.
     """
-    rows = stratified_sample(train, num_classes, config.data.max_reference_rows, config.seed)
+    aim, num_classes = real.aim, len(real.label_names)
+    rows = stratified_sample(aim, num_classes, config.data.max_reference_rows, config.seed)
     embeddings = teacher.embeddings("real", rows)
     targets = target_rows(rows, num_classes, config.objective.target_rows_per_class, config.seed)
     _, features = teacher.features("target", [rows[row] for row in targets])
     labels = torch.tensor([row.label for row in rows], dtype=torch.int64)
-    counts = [len(members) for members in by_class(train, num_classes)]
+    counts = [len(members) for members in by_class(aim, num_classes)]
     budgets = class_budgets(counts, config.per_class, config.selection.budget)
     passed = teacher.segments() if needs_segments(config) else ()
     return RealSide(rows, labels, embeddings, targets, features, passed, num_classes, budgets)
+
+
+def say_unread(student: EncoderStudent, rows: Sequence[Example], reporter: Reporter) -> None:
+    """Tell if many of the rows are longer than what the student reads of them."""
+    sample = rows[:: -(-len(rows) // UNREAD_SAMPLE)]
+    share = student.unread(sample) / max(len(sample), 1)
+    if share >= 0.01:
+        settings = student.config
+        read = f"{settings.chunks} times {settings.max_tokens}" if settings.chunks > 1 else str(settings.max_tokens)
+        reporter.say(
+            f"{share:.0%} of the real texts are longer than the {read} tokens that the student reads of them; "
+            "see student.max_tokens and student.chunks"
+        )
 
 
 def needs_segments(config: Config) -> bool:

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from gendistill.card import Spent, run_card
 from gendistill.choosing import Choice, check_names, choose, gains_within, held_out
-from gendistill.clusters import class_clusters
+from gendistill.clusters import class_clusters, nearest_classes
 from gendistill.compare import real_baselines
 from gendistill.config import Config, TuneConfig
 from gendistill.data import RealData, load_real
 from gendistill.data.export import json_line
+from gendistill.data.rows import labels_of, texts_of
 from gendistill.errors import ConfigError, GenerationError
 from gendistill.evaluate import FULL, Draw, Measured, evaluate, random_rows, stratified_sample
 from gendistill.examples import Example, by_class
@@ -31,7 +31,7 @@ from gendistill.further import FurtherStudent, file_name, further_students, with
 from gendistill.generators import Generator, arrivals, build_generator
 from gendistill.generators.meter import Meter
 from gendistill.generators.urls import shown
-from gendistill.inputs import RealSide, objective_inputs, real_side
+from gendistill.inputs import RealSide, objective_inputs, real_side, say_unread
 from gendistill.intake import Intake
 from gendistill.objectives import Objective
 from gendistill.planning import Chosen, Reference, learnt_max_tokens, plan_lessons, plan_round, requests_per_class
@@ -42,10 +42,12 @@ from gendistill.selection import Selection
 from gendistill.soft_labels import KEY, named, soften
 from gendistill.store import Judged, Planned, Resume, Store, fingerprint
 from gendistill.students.encoder import EncoderStudent
-from gendistill.tasks import TextClassification
+from gendistill.tasks import TextClassification, task_of
 from gendistill.teacher import FOLDER, Teacher
 
 ADAPTER = "adapter"  # folder of a tuned generator's
+MANY_CLASSES = 12  # more than a prompt names
+RELATED_CLASSES = 6  # that it names then: those most like the one to write for
 JSON_TOKENS = 24  # that a text takes more of inside an object, escapes included
 MAX_TOP_UPS = 2  # extra rounds for classes whose pool is smaller than the budget
 
@@ -113,15 +115,16 @@ class _Run:
         if generator is not None and config.generator.tune.steps:
             raise ConfigError("generator.tune: a generator of your own is tuned by you; set generator.tune.steps to 0")
         self.generator = generator or build_generator(config.generator)  # it loads nothing yet
-        self.real = load_real(config.data, per_class=config.per_class, seed=config.seed)
+        self.real = load_real(config.data, per_class=1, seed=config.seed)
         for line in self.real.report.lines():
             reporter.say(line)
-        store.remember("real data", fingerprint([*self.real.train, *self.real.dev, *self.real.test]))
-        self.task = TextClassification(
-            tuple(self.real.label_names), self.real.label_descriptions, self.real.description
-        )
+        self._say_small_classes()
+        parts = (self.real.train, self.real.dev, self.real.test, self.real.target)
+        store.remember("real data", fingerprint([row for part in parts for row in part]))
+        self.task = task_of(self.real)
         self.num_classes = len(self.real.label_names)
         self.student = EncoderStudent(config.student, self.num_classes)
+        say_unread(self.student, self.real.train, reporter)
         self.teacher = Teacher(config.student, self.student, self.real.train, store, reporter, config.seed)
         # Whether it chats is asked of the store first: only the generator itself, loaded, can tell otherwise.
         known = store.meta("generator")
@@ -132,14 +135,15 @@ class _Run:
             self.generator.name += ", tuned on the real rows"
         store.remember("generator", {"name": self.generator.name, "chat": self.chat})
         self.report = FilterReport()
-        self.text_filter = TextFilter(config.filters, self.real.train, extra=self.task.checks(self.real.train))
+        known = [*self.real.train, *self.real.target]
+        self.text_filter = TextFilter(config.filters, known, extra=self.task.checks(known))
         self.pool = Pool()
         self.others: list[FurtherStudent] = []
         self.asked = [0] * self.num_classes
         self.tuned = False
 
     def go(self) -> Distilled:
-        real = real_side(self.config, self.real.train, self.num_classes, self.teacher)
+        real = real_side(self.config, self.real, self.teacher)
         reference = self._reference(real)
         self.others = further_students(self.config, real, self.real.train, self.real.dev, self.store, self.reporter)
         dev = [self.teacher.embeddings("dev", self.real.dev), *(other.dev for other in self.others)]
@@ -204,10 +208,24 @@ class _Run:
     def _reference(self, real: RealSide) -> Reference:
         embeddings, labels = real.embeddings.numpy(), real.labels.numpy()
         # At least as many clusters as exemplars, so that those of a prompt can come from different ones.
-        smallest = int(np.bincount(labels, minlength=self.num_classes).min())
-        count = min(max(self.config.generator.exemplars, self.config.per_class, 2), smallest)
+        count = max(self.config.generator.exemplars, self.config.per_class, 2)
         clusters = class_clusters(embeddings, labels, self.num_classes, count, self.config.seed)
+        if self.num_classes > MANY_CLASSES and self.real.shape == TextClassification.name:
+            near = nearest_classes(embeddings, labels, self.num_classes, RELATED_CLASSES)
+            names = self.real.label_names
+            self.task = task_of(self.real, [[names[other] for other in others] for others in near])
         return Reference(real.examples, embeddings, labels, clusters)
+
+    def _say_small_classes(self) -> None:
+        """A class may have fewer real rows than the budget: the generator writes more of it."""
+        counts = self.real.report.class_counts["train"]
+        small = {name: count for name, count in counts.items() if count < self.config.per_class}
+        if small:
+            shown = ", ".join(f"{name!r} ({count})" for name, count in list(small.items())[:5])
+            self.reporter.say(
+                f"{len(small)} classes have fewer real rows to learn from than the budget of {self.config.per_class}, "
+                f"such as {shown}; baselines of real rows take what there is"
+            )
 
     def _teacher_accuracy(self) -> float:
         known = self.store.meta("teacher dev accuracy")
@@ -400,9 +418,8 @@ class _Run:
             candidate = self.pool.candidates[index]
             rows.append(
                 {
-                    "text": candidate.example.text,
-                    "label": candidate.example.label,
-                    "label_name": self.real.label_names[candidate.example.label],
+                    **texts_of(candidate.example),
+                    **labels_of(candidate.example, self.real.label_names, self.real.label_sets),
                     **({} if soft is None else {KEY: named(soft[i], self.real.label_names)}),
                     "id": candidate.id,
                     "scores": {**self.pool.scores[index], "gain": round(gain, DECIMALS)},
@@ -447,6 +464,7 @@ class _Run:
             targets={} if soft is None else {"distilled": soft},
             journal=self.store,
             reporter=self.reporter,
+            label_sets=self.real.label_sets,
         )
 
 

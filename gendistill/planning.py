@@ -73,9 +73,10 @@ def requests_per_class(
     that have fewer than their budget in the pool, in proportion to how many of theirs were turned away so far.
     """
     if round <= config.rounds:
-        total, rounds = config.generator.candidates_per_class, config.rounds
-        share = total * round // rounds - total * (round - 1) // rounds
-        return [share] * len(kept)
+        rounds = config.rounds
+        # As many for each text of the budget, whatever the class's budget is
+        totals = [math.ceil(config.generator.candidates_per_class * own / config.per_class) for own in budgets]
+        return [total * round // rounds - total * (round - 1) // rounds for total in totals]
     counts = []
     for budget, have, tried in zip(budgets, kept, asked, strict=True):
         short = budget - have
@@ -143,6 +144,7 @@ def plan_round(
                             top_k=settings.top_k,
                             top_p=settings.top_p,
                             stop=task.stop(chat),
+                            json_keys=task.json_keys,
                         ),
                         label=label,
                         position=len(planned),

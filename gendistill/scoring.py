@@ -16,17 +16,20 @@ from gendistill.choosing import Held, check_names, choose, gains_within, held_ou
 from gendistill.config import Config
 from gendistill.data import RealData, load_real
 from gendistill.data.candidates import CandidateFile, read_candidates
+from gendistill.data.rows import columns_for, labels_of, texts_of
 from gendistill.errors import DataError
+from gendistill.evaluate import stratified_sample
 from gendistill.examples import Example
 from gendistill.filters import FilterReport, Rejection, TextFilter
 from gendistill.further import further_students, with_further
-from gendistill.inputs import RealSide, objective_inputs, real_side
+from gendistill.inputs import RealSide, objective_inputs, real_side, say_unread
 from gendistill.objectives import ObjectiveInputs, build_objective
 from gendistill.objectives.linear import coarse_threads
 from gendistill.pool import DECIMALS, judge
 from gendistill.progress import Reporter, Silent
 from gendistill.soft_labels import KEY, named, soften
 from gendistill.students.encoder import EncoderStudent
+from gendistill.tasks import task_of
 from gendistill.teacher import MemoryStore, Teacher
 
 REAL: Literal["real"] = "real"  # in place of a file: the real training rows
@@ -38,7 +41,7 @@ class Given:
     """A row as it was given."""
 
     number: int | None  # line or row of the file, from 1; None for the real rows
-    text: Any
+    texts: dict[str, Any]  # by the column that a written row has them in
     label: Any
     extra: dict[str, Any]  # its other columns
     example: Example | None  # None: it cannot be a candidate
@@ -65,14 +68,10 @@ class Scored:
         """As ``gendistill score`` writes them: the verdict, the scores, and after them the file's other columns."""
         rows = []
         for given, verdict, scores in zip(self.given, self.verdicts, self.scores, strict=True):
-            row: dict[str, Any] = {"text": given.text, "label": given.label}
+            row: dict[str, Any] = {**given.texts, "label": given.label}
             if given.example is not None:
-                row = {
-                    "text": given.example.text,
-                    "label": given.example.label,
-                    "label_name": self.real.label_names[given.example.label],
-                    "id": given.example.id,
-                }
+                labels = labels_of(given.example, self.real.label_names, self.real.label_sets)
+                row = {**texts_of(given.example), **labels, "id": given.example.id}
             row["kept"] = verdict is None
             row["filter"] = None if verdict is None else verdict.filter
             row["reason"] = None if verdict is None else verdict.reason
@@ -159,9 +158,8 @@ def select_candidates(
         assert given.example is not None  # it passed the filters
         rows.append(
             {
-                "text": given.example.text,
-                "label": given.example.label,
-                "label_name": names[given.example.label],
+                **texts_of(given.example),
+                **labels_of(given.example, names, scored.real.label_sets),
                 **({} if soft is None else {KEY: named(soft[i], names)}),
                 "id": given.example.id,
                 "scores": {**scored.scores[scored.kept[i]], "gain": round(gain, DECIMALS)},
@@ -191,15 +189,18 @@ def _filtered(candidates: Path | Literal["real"], config: Config, reporter: Repo
         for line in file.lines():
             reporter.say(line)
     student = EncoderStudent(config.student, len(real.label_names))
+    say_unread(student, real.train, reporter)
     teacher = Teacher(config.student, student, real.train, MemoryStore(), reporter, config.seed)
-    side = real_side(config, real.train, len(real.label_names), teacher)
+    side = real_side(config, real, teacher)
     accuracy = teacher.accuracy(real.dev)
     reporter.say(f"teacher: {accuracy:.1%} of {len(real.dev)} held-out real rows right")
-    if file is None and len(side.examples) < len(real.train):
-        reporter.say(f"candidates: {len(side.examples):,} of the real training rows; see data.max_reference_rows")
 
-    name, given, verdicts = _from_real(config, side) if file is None else _from_file(file)
-    text_filter = TextFilter(config.filters, real.train, copies=file is not None)
+    name, given, verdicts = _from_real(config, real, side) if file is None else _from_file(file)
+    if file is None and len(given) < len(real.train):
+        reporter.say(f"candidates: {len(given):,} of the real training rows; see data.max_reference_rows")
+    text_filter = TextFilter(
+        config.filters, real.train, copies=file is not None, extra=task_of(real).checks(real.train)
+    )
     for i, row in enumerate(given):
         if verdicts[i] is None and row.example is not None:
             verdicts[i] = text_filter.check(row.example, "stop")
@@ -216,7 +217,7 @@ def _filtered(candidates: Path | Literal["real"], config: Config, reporter: Repo
     )
     report = FilterReport()
     for row, verdict in zip(given, result.verdicts, strict=True):
-        report.add(str(row.text or ""), verdict)
+        report.add("\n".join(str(text) for text in row.texts.values() if text), verdict)
     if not result.kept:
         copies = report.counts["real_copy"] + report.counts["real_similarity"] + report.counts.get("held_out_copy", 0)
         hint = "; most are real rows: to choose among those, give the word real instead of a file"
@@ -237,15 +238,20 @@ def _filtered(candidates: Path | Literal["real"], config: Config, reporter: Repo
     return Scored(name, real, given, result.verdicts, scores, side.budgets, result.kept, inputs, held, report, accuracy)
 
 
-def _from_real(config: Config, side: RealSide) -> tuple[str, list[Given], list[Rejection | None]]:
-    given = [Given(None, row.text, row.label, {}, row) for row in side.examples]
+def _from_real(config: Config, real: RealData, side: RealSide) -> tuple[str, list[Given], list[Rejection | None]]:
+    rows = side.examples
+    if real.target:
+        rows = stratified_sample(real.train, side.num_classes, config.data.max_reference_rows, config.seed)
+    given = [Given(None, texts_of(row), row.label, {}, row) for row in rows]
     return config.data.dataset, given, [None] * len(given)
 
 
 def _from_file(file: CandidateFile) -> tuple[str, list[Given], list[Rejection | None]]:
-    text, label, _ = file.columns
+    columns = file.columns
+    written = columns_for(len(columns.texts))
     given = []
     for row in file.rows:
-        extra = {key: value for key, value in row.values.items() if key not in (text, label)}
-        given.append(Given(row.number, row.values.get(text), row.values.get(label), extra, row.example))
+        extra = {key: value for key, value in row.values.items() if key not in (*columns.texts, columns.label)}
+        texts = {name: row.values.get(column) for name, column in zip(written, columns.texts, strict=True)}
+        given.append(Given(row.number, texts, row.values.get(columns.label), extra, row.example))
     return file.name, given, [row.excluded for row in file.rows]

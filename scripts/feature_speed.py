@@ -25,6 +25,7 @@ from gendistill.config import DataConfig, StudentConfig
 from gendistill.data import load_real
 from gendistill.students.encoder import EncoderStudent, alike
 from gendistill.students.gradients import BodyGradients, linear_layers, random_maps
+from gendistill.students.pieces import flat, pieces
 
 
 class Bench:
@@ -39,18 +40,20 @@ class Bench:
         self.gradients = self.student.gradients
         self.encoded = self.student._encode(self.rows)
         self.labels = torch.tensor([row.label for row in self.rows])
-        self.batches = list(alike(self.encoded, self.student.batch_tokens))
+        self.batches = list(alike([flat(one) for one in self.encoded], self.student.batch_tokens))
         in_order = [row for batch in self.batches for row in batch]
         self.singles = [[row] for row in in_order[:: max(1, len(in_order) // loop_rows)]]
 
     def loss(self, batch: list[int]) -> torch.Tensor:
-        pooled = self.student._pool(self.student._pad([self.encoded[row] for row in batch]))
+        texts = [self.encoded[row] for row in batch]
+        pooled = self.student._pool(self.student._pad(pieces(texts)), texts)
         return nn.functional.cross_entropy(self.student.head(pooled), self.labels[batch])
 
     def forward(self) -> int:
         with torch.inference_mode():
             for batch in self.batches:
-                self.student._pool(self.student._pad([self.encoded[row] for row in batch]))
+                texts = [self.encoded[row] for row in batch]
+                self.student._pool(self.student._pad(pieces(texts)), texts)
         return len(self.rows)
 
     def head_features(self) -> int:

@@ -18,6 +18,7 @@ def test_prompt_values() -> None:
     assert values == {
         "description": "News headlines", "labels": ["business", "sport"], "label": "sport",
         "label_description": "games", "exemplars": ["real"], "best": ["best"],
+        "related": [], "group": "",
     }  # fmt: skip
     assert TASK.prompt_values(0, [])["label_description"] == ""
 

@@ -19,6 +19,7 @@ def evaluate(
     split: options.Split = None,
     test: options.Test = None,
     text_column: options.TextColumn = None,
+    text_column_b: options.TextColumnB = None,
     label_column: options.LabelColumn = None,
     label_names: options.LabelNames = None,
     student: options.Student = None,
@@ -37,7 +38,7 @@ def evaluate(
     """Train fresh students on FILE and on equal-sized samples of the real data, and compare them on the test split."""
     from rich.console import Console
 
-    flags = data_flags(dataset, subset, split, test, text_column, label_column, label_names)
+    flags = data_flags(dataset, subset, split, test, text_column, text_column_b, label_column, label_names)
     flags |= {"student.model": student, "evaluate.seeds": seeds, "seed": seed}
     flags["selection.labels"] = None if labels is None else labels.value
     resolved = build_config(config, flags, settings)

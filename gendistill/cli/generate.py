@@ -44,10 +44,14 @@ def generate(
     split: options.Split = None,
     test: options.Test = None,
     text_column: options.TextColumn = None,
+    text_column_b: options.TextColumnB = None,
     label_column: options.LabelColumn = None,
     label_names: options.LabelNames = None,
+    label_file: options.LabelFile = None,
+    target: options.Target = None,
     description: Annotated[str | None, typer.Option(help="What the texts are, in a few words, for the prompts.")] = None,
     per_class: options.PerClass = None,
+    budget: options.Budget = None,
     out: Annotated[Path | None, typer.Option(help="Run directory. [default: runs/demo]")] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of writing and choosing. [default: 2]", min=1)] = None,
     generator: Annotated[GeneratorKind | None, typer.Option(help="Where the texts are written: transformers, in this process; server, OpenAI-compatible; vllm, in this process; batch, by files. [default: transformers]")] = None,
@@ -77,10 +81,12 @@ def generate(
     """
     from rich.console import Console
 
-    flags = data_flags(dataset, subset, split, test, text_column, label_column, label_names)
-    flags |= choice_flags(per_class, method, objective, finalists, labels)
+    flags = data_flags(dataset, subset, split, test, text_column, text_column_b, label_column, label_names)
+    flags |= choice_flags(per_class, method, objective, finalists, labels, budget)
     flags |= {
         "data.description": description,
+        "data.label_file": None if label_file is None else str(label_file),
+        "data.target": target,
         "out": None if out is None else str(out),
         "rounds": rounds,
         "generator.kind": None if generator is None else generator.value,
@@ -128,6 +134,7 @@ def _announce(console: Console, config: Config) -> None:
 
 def _tell(console: Console, config: Config, result: Distilled) -> None:
     from gendistill.cli.terminal import results_table
+    from gendistill.data.rows import fields_of
 
     console.print()
     console.print(
@@ -140,7 +147,8 @@ def _tell(console: Console, config: Config, result: Distilled) -> None:
     console.print(f"\nThe texts chosen for {first!r}:", markup=False, highlight=False, soft_wrap=True)
     for row in result.rows:
         if row["label_name"] == first:
-            console.print(f"  - {row['text']}", markup=False, highlight=False, soft_wrap=True)
+            shown = "\n    ".join(fields_of(row))
+            console.print(f"  - {shown}", markup=False, highlight=False, soft_wrap=True)
     console.print(
         f"\n{len(result.rows)} texts in {result.path}, dataset card in {config.out}/README.md",
         markup=False,

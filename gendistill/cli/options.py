@@ -17,6 +17,11 @@ class LabelKind(str, enum.Enum):
     soft = "soft"
 
 
+class BudgetKind(str, enum.Enum):
+    equal = "equal"
+    proportional = "proportional"
+
+
 Dataset = Annotated[
     str | None,
     typer.Option(help="Hub name, .jsonl/.csv/.parquet file, or builtin:bbc-news. [default: builtin:bbc-news]"),
@@ -27,6 +32,21 @@ Test = Annotated[
     str | None, typer.Option(help="File, or split of the hub dataset, to report on; carved off if absent.")
 ]
 TextColumn = Annotated[str | None, typer.Option(help="Column of the text; found by itself when obvious.")]
+TextColumnB = Annotated[
+    str | None, typer.Option(help="Column of the second text, where rows are pairs; found by itself when obvious.")
+]
+LabelFile = Annotated[
+    Path | None,
+    typer.Option(help="What each label means: YAML, JSON or CSV (label, description, perhaps group).", dir_okay=False),
+]
+Target = Annotated[
+    str | None,
+    typer.Option(help="File of labelled rows to distil towards, instead of the real data's own distribution."),
+]
+Budget = Annotated[
+    BudgetKind | None,
+    typer.Option(help="equal: as many of every class; proportional: as the real data has them. [default: equal]"),
+]
 LabelColumn = Annotated[str | None, typer.Option(help="Column of the label; found by itself when obvious.")]
 LabelNames = Annotated[str | None, typer.Option(help="The classes in order, separated by commas.")]
 Student = Annotated[
@@ -85,7 +105,7 @@ def build_config(path: Path | None, flags: dict[str, Any], settings: list[str] |
 
 def data_flags(
     dataset: str | None, subset: str | None, split: str | None, test: str | None,
-    text_column: str | None, label_column: str | None, label_names: str | None,
+    text_column: str | None, text_column_b: str | None, label_column: str | None, label_names: str | None,
 ) -> dict[str, Any]:  # fmt: skip
     names = None if label_names is None else [name.strip() for name in label_names.split(",")]
     return {
@@ -94,6 +114,7 @@ def data_flags(
         "data.split": split,
         "data.test": test,
         "data.text_column": text_column,
+        "data.text_column_b": text_column_b,
         "data.label_column": label_column,
         "data.label_names": names,
     }
@@ -105,12 +126,14 @@ def choice_flags(
     objective: str | None,
     finalists: int | None,
     labels: LabelKind | None,
+    budget: BudgetKind | None,
 ) -> dict[str, Any]:
     return {
         "per_class": per_class,
         "selection.method": method,
         "objective.weights": objective_weights(objective),
         "selection.finalists": finalists,
+        "selection.budget": None if budget is None else budget.value,
         "selection.labels": None if labels is None else labels.value,
     }
 
@@ -155,7 +178,7 @@ def shown_flags(config: Config) -> str:
 
     plain = Config()
     flags = ["--dataset", config.data.dataset]
-    for key in ("subset", "split", "test", "text_column", "label_column", "label_names"):
+    for key in ("subset", "split", "test", "text_column", "text_column_b", "label_column", "label_names"):
         value = getattr(config.data, key)
         if value != getattr(plain.data, key):
             flags += [f"--{key.replace('_', '-')}", ",".join(value) if isinstance(value, list) else value]

@@ -21,8 +21,10 @@ def score(
     split: options.Split = None,
     test: options.Test = None,
     text_column: options.TextColumn = None,
+    text_column_b: options.TextColumnB = None,
     label_column: options.LabelColumn = None,
     label_names: options.LabelNames = None,
+    target: options.Target = None,
     student: options.Student = None,
     objective: options.Objective = None,
     seed: options.Seed = None,
@@ -35,8 +37,9 @@ def score(
     """
     from rich.console import Console
 
-    flags = data_flags(dataset, subset, split, test, text_column, label_column, label_names)
+    flags = data_flags(dataset, subset, split, test, text_column, text_column_b, label_column, label_names)
     flags |= {"student.model": student, "objective.weights": objective_weights(objective), "seed": seed}
+    flags |= {"data.target": target}
     resolved = build_config(config, flags, settings)
     source = candidates_of(candidates, out)
     from gendistill.quiet import quiet_libraries

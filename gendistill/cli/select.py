@@ -21,9 +21,12 @@ def select(
     split: options.Split = None,
     test: options.Test = None,
     text_column: options.TextColumn = None,
+    text_column_b: options.TextColumnB = None,
     label_column: options.LabelColumn = None,
     label_names: options.LabelNames = None,
+    target: options.Target = None,
     per_class: options.PerClass = None,
+    budget: options.Budget = None,
     student: options.Student = None,
     method: options.Method = None,
     objective: options.Objective = None,
@@ -35,9 +38,9 @@ def select(
     """Choose the few rows of CANDIDATES that together stand in best for the real data."""
     from rich.console import Console
 
-    flags = data_flags(dataset, subset, split, test, text_column, label_column, label_names)
-    flags |= choice_flags(per_class, method, objective, finalists, labels)
-    resolved = build_config(config, flags | {"student.model": student, "seed": seed}, settings)
+    flags = data_flags(dataset, subset, split, test, text_column, text_column_b, label_column, label_names)
+    flags |= choice_flags(per_class, method, objective, finalists, labels, budget)
+    resolved = build_config(config, flags | {"student.model": student, "seed": seed, "data.target": target}, settings)
     source = candidates_of(candidates, out)
     from gendistill.quiet import quiet_libraries
 

@@ -6,15 +6,18 @@ Every row of the file is accounted for: it becomes an example, or it is excluded
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gendistill.config import DataConfig
+from gendistill.data.columns import Columns, find_columns
+from gendistill.data.label_sets import LabelSets
 from gendistill.data.labels import Labels, UnknownLabel
-from gendistill.data.load import RealData, clean_text, find_columns
+from gendistill.data.load import RealData, clean_text
 from gendistill.data.readers import Source, open_file
+from gendistill.data.rows import columns_for
 from gendistill.errors import DataError
 from gendistill.examples import Example
 from gendistill.filters import Rejection, text_key
@@ -40,7 +43,7 @@ class CandidateFile:
     unit: str  # what the numbers of rows count: "line" or "row"
     rows: list[Row]
     notes: list[str]  # on how the file was read
-    columns: tuple[str, str, str | None]  # of the text, the label, and the label's name
+    columns: Columns
 
     @property
     def usable(self) -> list[Row]:
@@ -64,9 +67,10 @@ class CandidateFile:
 def read_candidates(path: Path, config: DataConfig, real: RealData) -> CandidateFile:
     """Read candidates and exclude what cannot be one.
 
-    Excluded, by name: ``empty`` (no text), ``too_long`` (over ``config.max_chars``), ``unknown_label`` (none, or not a
-    class of the real data), ``duplicate`` (text and label of an earlier row), ``label_conflict`` (the text also stands
-    under another label), ``held_out_copy`` (a text of the dev or test rows, but for case and punctuation).
+    Excluded, by name: ``empty`` (no text, or of a pair one only), ``too_long`` (over ``config.max_chars``),
+    ``unknown_label`` (none, or not a class of the real data), ``duplicate`` (text and label of an earlier row),
+    ``label_conflict`` (the text also stands under another label), ``held_out_copy`` (a text of the dev or test rows,
+    but for case and punctuation).
 
     Columns are those of the real data where the file has them, else found as those of real data are. Labels are names
     where the file has any name of the real data's, else positions in its list of classes.
@@ -74,70 +78,113 @@ def read_candidates(path: Path, config: DataConfig, real: RealData) -> Candidate
     :raises DataError: the file cannot be read (with its line), has no row with a known label, or only one class.
     """
     source = open_file(path)
-    columns = text_column, label_column, name_column = _columns(source, config)
+    columns = _columns(source, config, len(real.text_names))
     read = [(number, dict(values)) for number, values in source.rows(None)]
     names = set(real.label_names)
+    name_column = columns.label_name
     named = name_column is not None and any(_is_name(values.get(name_column), names) for _, values in read)
-    chosen_column = name_column if named and name_column is not None else label_column
-    labels = Labels(real.label_names)
-    labels.begin(source)
+    chosen_column = name_column if named and name_column is not None else columns.label
+    label_of = _label_reader(source, config, real, read, chosen_column)
     held_out = {text_key(example.text) for example in (*real.dev, *real.test)}
-    first: dict[tuple[str, int], int] = {}
-    labels_of: dict[str, set[int]] = {}
+    first: dict[tuple[tuple[str, ...], int], int] = {}
+    labels_of: dict[tuple[str, ...], set[int]] = {}
     rows: list[Row] = []
     for number, values in read:
         example: Example | None = None
         excluded: Rejection | None = None
-        text, too_long = clean_text(values.get(text_column), config.max_chars, source.at(number))
-        try:
-            label = labels.index(values.get(chosen_column), None, chosen_column, number)
-        except UnknownLabel:
-            label = None
-        if text is None:
-            excluded = Rejection("empty", "no text")
-        elif too_long:
+        cleaned = [clean_text(values.get(column), config.max_chars, source.at(number)) for column in columns.texts]
+        texts = tuple(text for text, _ in cleaned if text is not None)
+        label = label_of(number, values)
+        if len(texts) < len(cleaned):
+            lacking = [column for column, (text, _) in zip(columns.texts, cleaned, strict=True) if text is None]
+            excluded = Rejection("empty", f"no text in {lacking[0]}" if texts else "no text")
+        elif any(too_long for _, too_long in cleaned):
             excluded = Rejection("too_long", f"more than {config.max_chars:,} characters")
         elif label is None:
             shown = repr(values.get(chosen_column))[:60]
             excluded = Rejection("unknown_label", f"{shown} is no class of the real data")
         else:
-            example = Example((text,), label)
-            labels_of.setdefault(text, set()).add(label)
-            earlier = first.setdefault((text, label), number)
+            example = Example(texts, label)
+            labels_of.setdefault(texts, set()).add(label)
+            earlier = first.setdefault((texts, label), number)
             if earlier != number:
                 excluded = Rejection("duplicate", f"text and label of {source.unit} {earlier}")
-            elif text_key(text) in held_out:
+            elif text_key(example.text) in held_out:
                 excluded = Rejection("held_out_copy", "a text of the real data's dev or test rows")
         rows.append(Row(number, values, example, excluded))
     rows = [_conflicting(row, labels_of, real.label_names) for row in rows]
     notes = [source.encoding_note] if source.encoding_note else []
-    if not named and any(isinstance(values.get(label_column), int) for _, values in read):
+    if not named and any(isinstance(values.get(columns.label), int) for _, values in read):
         notes.append(f"labels are numbers, taken as places in the list of classes: 0 is {real.label_names[0]}")
     found = CandidateFile(str(path), source.unit, rows, notes, columns)
     _check_usable(found, real.label_names, chosen_column)
     return found
 
 
-def _columns(source: Source, config: DataConfig) -> tuple[str, str, str | None]:
+def _columns(source: Source, config: DataConfig, texts: int) -> Columns:
+    """The real data's columns where the file has them, else those that gendistill writes, else the usual ones.
+
+    :param texts: of a row: one, or the two of a pair.
+    """
     present = source.columns or list({key: None for _, values in source.rows(None) for key in values})
-    text = config.text_column if config.text_column in present else None
+    wanted = (config.text_column, config.text_column_b)[:texts]
+    if not all(column in present for column in wanted):
+        written = columns_for(texts)
+        wanted = written if all(column in present for column in written) else (None,) * texts
     label = config.label_column if config.label_column in present else None
-    if text is None and "text" in present:
-        text = "text"
     if label is None:
-        label = next((column for column in ("label", "label_name") if column in present and column != text), None)
-    return find_columns(source, text, label)
+        usual = ("label", "label_name")
+        label = next((column for column in usual if column in present and column not in wanted), None)
+    first, second = (*wanted, None)[:2]
+    found = find_columns(source, first, label, second)
+    if len(found.texts) != texts:
+        kind = "pairs of texts" if texts == 2 else "single texts"
+        raise DataError(f"{source.name}: has the texts {', '.join(found.texts)}, but the real data are {kind}")
+    return found
+
+
+def _label_reader(
+    source: Source,
+    config: DataConfig,
+    real: RealData,
+    read: Sequence[tuple[int, Mapping[str, Any]]],
+    column: str,
+) -> Callable[[int, Mapping[str, Any]], int | None]:
+    """A row's class, None if it has none that is known. Lists of labels are sets of them, where the data has such."""
+    labels = Labels(real.label_names)
+    labels.begin(source)
+
+    def single(number: int, values: Mapping[str, Any]) -> int | None:
+        try:
+            return labels.index(values.get(column), None, column, number)
+        except UnknownLabel:
+            return None
+
+    if real.label_sets is None or not any(isinstance(values.get("labels"), list) for _, values in read):
+        return single
+    singles = list(dict.fromkeys(name for names in real.label_sets for name in names))
+    sets = LabelSets(singles, config.label_separator, config.min_label_set_rows, real.label_sets)
+    sets.begin(source)
+
+    def several(number: int, values: Mapping[str, Any]) -> int | None:
+        try:
+            place = sets.index(values.get("labels"), None, "labels", number)
+        except UnknownLabel:
+            return None
+        return None if place is None else sets.close(Counter())[place]
+
+    return several
 
 
 def _is_name(value: object, names: set[str]) -> bool:
     return isinstance(value, str) and value.strip() in names
 
 
-def _conflicting(row: Row, labels_of: Mapping[str, set[int]], names: Sequence[str]) -> Row:
+def _conflicting(row: Row, labels_of: Mapping[tuple[str, ...], set[int]], names: Sequence[str]) -> Row:
     """The row, excluded if its text also stands under another label: one of the two is wrong."""
-    if row.example is None or row.excluded is not None or len(labels_of[row.example.text]) == 1:
+    if row.example is None or row.excluded is not None or len(labels_of[row.example.fields]) == 1:
         return row
-    listed = ", ".join(names[label] for label in sorted(labels_of[row.example.text]))
+    listed = ", ".join(names[label] for label in sorted(labels_of[row.example.fields]))
     return Row(row.number, row.values, row.example, Rejection("label_conflict", f"its text stands under {listed}"))
 
 

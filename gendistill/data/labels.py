@@ -55,6 +55,8 @@ class Labels:
         if named and isinstance(value, int):
             if value < 0:  # the hub's sign for a label that is kept back
                 return None
+            if value >= len(named):
+                raise UnknownLabel(f"{self._source.at(number)}: label {value} is not among the {len(named)} names")
             name = named[value]
         key = self._read(value, number)
         if key is None:

@@ -8,25 +8,26 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gendistill.config import DataConfig
 from gendistill.data.builtin import bbc_news_rows, get_builtin
+from gendistill.data.columns import Columns, columns_of
+from gendistill.data.label_file import LabelFile, read_label_file
+from gendistill.data.label_sets import LabelSets
 from gendistill.data.labels import Labels
 from gendistill.data.readers import Source, open_file, open_hub, suffix_of
 from gendistill.data.split import stratified_split
 from gendistill.errors import ConfigError, DataError
 from gendistill.examples import Example
 
-TEXT_COLUMNS = ("text", "sentence", "content", "review", "question", "document", "body", "article", "comment", "tweet",
-                "utterance", "query", "message", "headline", "abstract", "description")  # fmt: skip
-LABEL_COLUMNS = ("label", "labels", "coarse_label", "class", "category", "target", "sentiment", "intent", "topic",
-                 "emotion", "label_name", "label_text", "y")  # fmt: skip
+TARGET_DEV = 0.3  # of a target's rows, that choosing among sets is left to
 NO_TEST = "none"  # in place of a test file or split
-_SAMPLE_ROWS = 100  # looked at to find the columns
+_SAMPLE_ROWS = 100  # looked at to see whether rows have several labels
 _SHOWN_CONFLICTS = 5
 _CONFLICT = -1
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -37,17 +38,21 @@ class DataReport:
     """What was found in the real data; JSON-able with ``dataclasses.asdict``."""
 
     source: str = ""
-    rows_read: int = 0  # = kept in train, dev and a carved test + all that the next five count
+    rows_read: int = 0  # = kept in train, dev and a carved test + all that the next seven count
     exact_duplicates: int = 0
     conflict_rows: int = 0  # rows whose text stands under several labels; none of them is kept
     missing_texts: int = 0  # empty, null or NaN
+    missing_sides: int = 0  # pairs with one text only
     missing_labels: int = 0
-    leaked_rows: int = 0  # rows that also stood in the given test; dropped from train
+    leaked_rows: int = 0  # rows that also stood in the given test or target; dropped from train
+    rare_label_sets: int = 0  # multi-label rows whose labels, and any part of them, are too rare to be a class
     conflict_texts: int = 0  # distinct texts behind conflict_rows
     conflict_examples: list[dict[str, Any]] = field(default_factory=list)  # {"text", "labels"}
+    reduced_label_sets: int = 0  # multi-label rows filed under a part of their labels
     cut_texts: int = 0  # longer than max_chars
     max_chars: int = 0
     encoding_note: str | None = None
+    target: str = ""  # rows that are distilled towards, if not the real ones
     test_source: str = ""  # what test is: a file, a split, or carved
     test_rows_dropped: int = 0  # rows of a given test without text or label
     class_counts: dict[str, dict[str, int]] = field(default_factory=dict)  # "train"/"dev"/"test" -> class -> rows
@@ -60,8 +65,11 @@ class DataReport:
         for count, what in (
             (self.exact_duplicates, "exact duplicates dropped"),
             (self.missing_texts, "rows without text dropped"),
+            (self.missing_sides, "pairs with one text only dropped"),
             (self.missing_labels, "rows without label dropped"),
-            (self.leaked_rows, "rows dropped from train because they stand in the test data too"),
+            (self.leaked_rows, "rows dropped from train because they stand in the test or target data too"),
+            (self.rare_label_sets, "rows dropped: their set of labels, and any part of it, is too rare to be a class"),
+            (self.reduced_label_sets, "rows filed under a part of their labels, because the whole set is rare"),
             (self.test_rows_dropped, "test rows without text or label dropped"),
             (self.cut_texts, f"texts cut at {self.max_chars:,} characters"),
         ):
@@ -74,7 +82,8 @@ class DataReport:
                 f"such as {shown['text']!r} ({', '.join(shown['labels'])})"
             )
         sizes = ", ".join(f"{sum(counts.values()):,} {part}" for part, counts in self.class_counts.items())
-        return [f"{self.source}: {self.rows_read:,} rows read", *found, f"{sizes}; test is {self.test_source}"]
+        target = [f"distilled towards {self.target}"] if self.target else []
+        return [f"{self.source}: {self.rows_read:,} rows read", *found, f"{sizes}; test is {self.test_source}", *target]
 
 
 @dataclass
@@ -89,7 +98,20 @@ class RealData:
     description: str
     source: str
     report: DataReport
-    fields: tuple[str, ...] = ("text",)
+    text_names: tuple[str, ...] = ("text",)  # what a prompt calls the text, or the two of a pair
+    label_groups: dict[str, str] = field(default_factory=dict)  # label -> the group that it is of
+    label_sets: list[tuple[str, ...]] | None = None  # of multi-label data: the labels that each class stands for
+    target: list[Example] = field(default_factory=list)  # rows to distil towards; none: train itself
+
+    @property
+    def shape(self) -> str:
+        """The task's name."""
+        return "text_classification" if len(self.text_names) == 1 else "pair_classification"
+
+    @property
+    def aim(self) -> list[Example]:
+        """The rows whose distribution a distilled set should have."""
+        return self.target or self.train
 
 
 def load_real(config: DataConfig, *, per_class: int, seed: int) -> RealData:
@@ -105,28 +127,31 @@ def load_real(config: DataConfig, *, per_class: int, seed: int) -> RealData:
     :raises MissingExtraError: a built-in dataset's package is not installed.
     :raises ConfigError: names of classes that contradict each other.
     """
-    names = _checked_names(config.label_names)
     source, splits = _open(config)
     report = DataReport(source=source.name, max_chars=config.max_chars, encoding_note=source.encoding_note)
-    labels = Labels(names)
-    examples = _read_unique(source, config, labels, report)
+    columns = columns_of(source, config)
+    labels = _labels(config, source, columns)
+    examples = _read_unique(source, config, columns, labels, report)
     classes = len(labels.names)
     _check_classes(examples, labels.names, source.name, per_class)
 
-    test = None if config.test == NO_TEST else _read_test(config, source, splits, labels, report)
+    test = None if config.test == NO_TEST else _read_test(config, source, splits, columns, labels, report)
     if config.test == NO_TEST:
         test, report.test_source = [], "not read"
     elif test is not None:
-        known = {example.text for example in test}
-        before = len(examples)
-        examples = [example for example in examples if example.text not in known]
-        report.leaked_rows = before - len(examples)
+        examples = _without(examples, test, report)
     else:
         report.test_source = f"{config.test_fraction:.0%} of the rows, held out"
         examples, test = stratified_split(examples, classes, config.test_fraction, seed)
+    target: list[Example] = []
+    if config.target is not None:
+        target = _read_target(config, columns, labels, report)
+        examples = _without(examples, target, report)
     train, dev = stratified_split(examples, classes, config.dev_fraction, seed + 1)
+    if target:
+        target, dev = stratified_split(target, classes, TARGET_DEV, seed + 2)
 
-    for part, rows in (("train", train), ("dev", dev), ("test", test)):
+    for part, rows in (("train", train), ("dev", dev), ("test", test), *([("target", target)] if target else [])):
         counts = _count(rows, classes)
         report.class_counts[part] = dict(zip(labels.names, counts, strict=True))
         if not rows and (part, config.test) != ("test", NO_TEST):
@@ -138,31 +163,41 @@ def load_real(config: DataConfig, *, per_class: int, seed: int) -> RealData:
                 f"{per_class}; lower --per-class or add rows"
             )
     builtin = get_builtin(config.dataset) if config.dataset.startswith("builtin:") else None
-    unknown = [name for name in config.label_descriptions if name not in labels.names]
+    known = labels.labels.names if isinstance(labels, LabelSets) else labels.names
+    unknown = [name for name in config.label_descriptions if name not in known]
     if unknown:
-        raise ConfigError(f"data.label_descriptions: {unknown[0]!r} is no class; there is {', '.join(labels.names)}")
-    own = builtin.label_descriptions if builtin else {}
+        raise ConfigError(f"data.label_descriptions: {unknown[0]!r} is no class; there is {', '.join(known)}")
+    said = read_label_file(config.label_file, known) if config.label_file else LabelFile({}, {})
+    described = {**(builtin.label_descriptions if builtin else {}), **said.descriptions, **config.label_descriptions}
     return RealData(
         train=train,
         dev=dev,
         test=test,
         label_names=labels.names,
-        label_descriptions={name: text for name, text in {**own, **config.label_descriptions}.items()
-                            if name in labels.names},
+        label_descriptions=_by_class(described, labels),
         description=config.description or (builtin.description if builtin else "texts"),
         source=f"{config.dataset}: {builtin.about}" if builtin else source.name,
         report=report,
-    )  # fmt: skip
+        text_names=_text_names(config, columns),
+        label_groups=said.groups,
+        label_sets=labels.sets if isinstance(labels, LabelSets) else None,
+    )
 
 
-def load_test(config: DataConfig, label_names: Sequence[str]) -> list[Example]:
+def load_test(
+    config: DataConfig, label_names: Sequence[str], label_sets: Sequence[tuple[str, ...]] | None = None
+) -> list[Example]:
     """The test rows alone, which must be a file or a split of their own.
 
-    :param label_names: the classes, as ``load_real`` found them.
+    :param label_names: the classes, as ``load_real`` found them; ``label_sets`` alike.
     :raises DataError: as ``load_real``; or there is no such test.
     """
     source, splits = _open(config)
-    test = _read_test(config, source, splits, Labels(list(label_names)), DataReport())
+    labels: Labels | LabelSets = Labels(list(label_names))
+    if label_sets is not None:
+        singles = list(dict.fromkeys(name for names in label_sets for name in names))
+        labels = LabelSets(singles, config.label_separator, config.min_label_set_rows, label_sets)
+    test = _read_test(config, source, splits, columns_of(source, config), labels, DataReport())
     if test is None:
         raise DataError(f"{source.name}: no test of its own; give a file or a split as test")
     return test
@@ -187,7 +222,12 @@ def _open(config: DataConfig) -> tuple[Source, list[str] | None]:
 
 
 def _read_test(
-    config: DataConfig, source: Source, splits: list[str] | None, labels: Labels, report: DataReport
+    config: DataConfig,
+    source: Source,
+    splits: list[str] | None,
+    columns: Columns,
+    labels: Labels | LabelSets,
+    report: DataReport,
 ) -> list[Example] | None:
     """The given test rows as they are; None if there are none and a test must be carved."""
     name = config.test
@@ -199,16 +239,7 @@ def _read_test(
         given, _ = open_hub(config.dataset, config.subset, "test")
     else:
         return None
-    columns = text_column, label_column, name_column = find_columns(given, config.text_column, config.label_column)
-    rows = []
-    labels.begin(given)
-    for number, row in given.rows([c for c in columns if c]):
-        text, _ = clean_text(row.get(text_column), config.max_chars, given.at(number))
-        label = labels.index(row.get(label_column), row.get(name_column or ""), label_column, number)
-        if text is None or label is None:
-            report.test_rows_dropped += 1
-        else:
-            rows.append(Example((text,), label))
+    rows, report.test_rows_dropped = _read_known(given, config, columns, labels)
     if not rows:
         if name is None:  # a shared task's test split, its labels kept back
             report.test_rows_dropped = 0
@@ -218,99 +249,144 @@ def _read_test(
     return rows
 
 
-def find_columns(source: Source, text_column: str | None, label_column: str | None) -> tuple[str, str, str | None]:
-    """The columns of the text, of the label, and of the label's name where the label is a number.
+def _read_target(config: DataConfig, columns: Columns, labels: Labels | LabelSets, report: DataReport) -> list[Example]:
+    """The rows to distil towards, each once."""
+    given = open_file(Path(config.target or "").expanduser())
+    rows, dropped = _read_known(given, config, columns, labels)
+    rows = list({row.id: row for row in rows}.values())
+    counts = _count(rows, len(labels.names))
+    lacking = [name for name, count in zip(labels.names, counts, strict=True) if count < 2]
+    if lacking:
+        raise DataError(
+            f"{given.name}: a target needs two rows of each class or more, and {lacking[0]!r} has fewer; add some"
+        )
+    report.target = f"{given.name}, {len(rows):,} rows" + (f" ({dropped:,} without text or label)" if dropped else "")
+    return rows
 
-    :param text_column: the column if it is known; it must be there. ``label_column`` alike.
-    """
-    sample = [row for _, row in itertools.islice(source.rows(None), _SAMPLE_ROWS)]
-    if not sample:
-        raise DataError(f"{source.name}: no rows; give a file with a text and a label on each row")
-    columns = source.columns or list(dict.fromkeys(key for row in sample for key in row))
-    there = "the columns there are: " + ", ".join(columns)
 
-    def find(given: str | None, usual: Sequence[str], what: str) -> str | None:
-        if given is not None:
-            if given not in columns:
-                raise DataError(f"{source.name}: no column {given!r} for the {what}; {there}; see --{what}-column")
-            return given
-        present = [column for column in columns if column.lower() in usual]
-        exact = [column for column in present if column.lower() == usual[0]]
-        if what == "label" and not exact:
-            present = [c for c in present if not c.lower().startswith("label_")] or present
-        if len(exact or present) > 1:
-            raise DataError(
-                f"{source.name}: the {what} could be {' or '.join(exact or present)}; choose with --{what}-column"
-            )
-        return next(iter(exact or present), None)
-
-    text = find(text_column, TEXT_COLUMNS, "text")
-    label = find(label_column, LABEL_COLUMNS, "label")
-    if len(columns) == 2 and (text is None or label is None):
-        prose = [
-            c for c in columns if sum(" " in v for row in sample if isinstance(v := row.get(c), str)) * 2 > len(sample)
-        ]
-        if text is None and (label is not None or len(prose) == 1):
-            text = next((c for c in (prose if label is None else columns) if c != label), None)
-        if text is not None and label is None:
-            label = next((c for c in columns if c != text), None)
-    for column, what in ((text, "text"), (label, "label")):
-        if column is None:
-            raise DataError(f"{source.name}: which column is the {what}? {there}; choose with --{what}-column")
-        if columns.count(column) > 1:
-            raise DataError(f"{source.name}: two columns are called {column!r}; rename one")
-    assert text is not None and label is not None
-    if text == label:
-        raise DataError(f"{source.name}: column {text!r} cannot be both text and label; {there}")
-    companions = [c for c in ("label_name", f"{label}_name", "label_text") if c in columns and c not in (label, text)]
-    return text, label, companions[0] if companions else None
+def _read_known(
+    given: Source, config: DataConfig, columns: Columns, labels: Labels | LabelSets
+) -> tuple[list[Example], int]:
+    """Rows under classes that are known, and how many lack a text or a label."""
+    own = columns_of(given, config)
+    if len(own.texts) != len(columns.texts):
+        shown = " and ".join(own.texts)
+        raise DataError(f"{given.name}: has {shown} for texts where the real data has {' and '.join(columns.texts)}")
+    labels.begin(given)
+    rows: list[tuple[tuple[str, ...], int]] = []
+    dropped = 0
+    for number, row in given.rows(own.all):
+        texts = [clean_text(row.get(column), config.max_chars, given.at(number))[0] for column in own.texts]
+        label = labels.index(row.get(own.label), row.get(own.label_name or ""), own.label, number)
+        if label is None or not all(texts):
+            dropped += 1
+        else:
+            rows.append((tuple(text for text in texts if text), label))
+    order = _final(labels, Counter(label for _, label in rows))
+    found = [Example(texts, place) for texts, label in rows if (place := order(label)) is not None]
+    return found, dropped + len(rows) - len(found)
 
 
 # -- what the rows say ------------------------------------------------------------------------------------------------
 
 
-def _read_unique(source: Source, config: DataConfig, labels: Labels, report: DataReport) -> list[Example]:
-    """Every text once, in order, without those that stand under several labels."""
-    columns = text_column, label_column, name_column = find_columns(source, config.text_column, config.label_column)
+def _read_unique(
+    source: Source, config: DataConfig, columns: Columns, labels: Labels | LabelSets, report: DataReport
+) -> list[Example]:
+    """Every text (or pair) once, in order, without those that stand under several labels."""
     # The texts are the keys, so that finding duplicates costs no second copy and no hashes.
-    found: dict[str, int] = {}
-    conflicts: dict[str, set[int]] = {}
+    found: dict[tuple[str, ...], int] = {}
+    conflicts: dict[tuple[str, ...], set[int]] = {}
     labels.begin(source)
-    for number, row in source.rows([c for c in columns if c]):
+    for number, row in source.rows(columns.all):
         report.rows_read += 1
-        text, cut = clean_text(row.get(text_column), config.max_chars, source.at(number))
-        if text is None:
-            report.missing_texts += 1
+        read = [clean_text(row.get(column), config.max_chars, source.at(number)) for column in columns.texts]
+        texts = tuple(text for text, _ in read if text is not None)
+        if len(texts) < len(read):
+            report.missing_texts += not texts
+            report.missing_sides += bool(texts)
             continue
-        label = labels.index(row.get(label_column), row.get(name_column or ""), label_column, number)
+        label = labels.index(row.get(columns.label), row.get(columns.label_name or ""), columns.label, number)
         if label is None:
             report.missing_labels += 1
             continue
-        report.cut_texts += cut
-        first = found.get(text)
+        report.cut_texts += any(cut for _, cut in read)
+        first = found.get(texts)
         if first is None:
-            found[text] = label
+            found[texts] = label
         elif first == label:
             report.exact_duplicates += 1
         else:
             if first != _CONFLICT:
-                conflicts[text] = {first}
-                found[text] = _CONFLICT
+                conflicts[texts] = {first}
+                found[texts] = _CONFLICT
                 report.conflict_rows += 1
-            conflicts[text].add(label)
+            conflicts[texts].add(label)
             report.conflict_rows += 1
     if not found:
+        shown = " and ".join(map(repr, (*columns.texts, columns.label)))
         raise DataError(
             f"{source.name}: none of {report.rows_read} rows has both a text and a label "
-            f"(columns {text_column!r} and {label_column!r}); see --text-column and --label-column"
+            f"(columns {shown}); see --text-column and --label-column"
         )
-    order = labels.close()
+    counts = Counter(label for label in found.values() if label != _CONFLICT)
+    order = _final(labels, counts)
+    if isinstance(labels, LabelSets):
+        report.rare_label_sets, report.reduced_label_sets = labels.pruned(counts)
     report.conflict_texts = len(conflicts)
     report.conflict_examples = [
-        {"text": text[:80], "labels": sorted(labels.names[order[label]] for label in under)}
-        for text, under in list(conflicts.items())[:_SHOWN_CONFLICTS]
+        {"text": "\n".join(texts)[:80], "labels": sorted({_named(labels, order(label)) for label in under})}
+        for texts, under in list(conflicts.items())[:_SHOWN_CONFLICTS]
     ]
-    return [Example((text,), order[label]) for text, label in found.items() if label != _CONFLICT]
+    return [
+        Example(texts, place)
+        for texts, label in found.items()
+        if label != _CONFLICT and (place := order(label)) is not None
+    ]
+
+
+def _labels(config: DataConfig, source: Source, columns: Columns) -> Labels | LabelSets:
+    """Classes, or where rows have several labels each, sets of labels as classes."""
+    names = _checked_names(config.label_names)
+    several = config.label_separator is not None or any(
+        isinstance(row.get(columns.label), (list, tuple))
+        for _, row in itertools.islice(source.rows([columns.label]), _SAMPLE_ROWS)
+    )
+    return LabelSets(names, config.label_separator, config.min_label_set_rows) if several else Labels(names)
+
+
+def _final(labels: Labels | LabelSets, rows: Counter[int]) -> Callable[[int], int | None]:
+    """The final class of each provisional one."""
+    order: list[int | None] = labels.close(rows) if isinstance(labels, LabelSets) else [*labels.close()]
+    return lambda label: order[label]
+
+
+def _named(labels: Labels | LabelSets, label: int | None) -> str:
+    return "(too rare)" if label is None else labels.names[label]
+
+
+def _by_class(described: dict[str, str], labels: Labels | LabelSets) -> dict[str, str]:
+    """The descriptions of the classes; of a set of labels, those of its labels."""
+    if not isinstance(labels, LabelSets):
+        return {name: text for name, text in described.items() if name in labels.names}
+    texts = ("; ".join(described[one] for one in single if one in described) for single in labels.sets)
+    return {name: text for name, text in zip(labels.names, texts, strict=True) if text}
+
+
+def _text_names(config: DataConfig, columns: Columns) -> tuple[str, ...]:
+    if config.text_names is not None and len(columns.texts) == 1:
+        raise ConfigError("data.text_names: the rows are single texts; they are for pairs (see --text-column-b)")
+    if len(columns.texts) == 1:
+        return ("text",)
+    return tuple(config.text_names or (column.replace("_", " ") for column in columns.texts))
+
+
+def _without(examples: list[Example], other: Sequence[Example], report: DataReport) -> list[Example]:
+    """The examples whose texts do not stand in the other rows."""
+    known = {example.fields for example in other}
+    kept = [example for example in examples if example.fields not in known]
+    report.leaked_rows += len(examples) - len(kept)
+    return kept
 
 
 def clean_text(value: Any, max_chars: int, where: str) -> tuple[str | None, bool]:

@@ -20,6 +20,7 @@ class Request:
     top_k: int  # 0: no limit
     top_p: float
     stop: tuple[str, ...] = ()
+    json_keys: tuple[str, ...] = ("text",)  # of the object to ask for, where JSON is asked for
 
 
 @dataclass(frozen=True, slots=True)

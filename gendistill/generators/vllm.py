@@ -15,7 +15,7 @@ from jinja2 import TemplateError
 from gendistill.errors import ConfigError, GenerationError, MissingExtraError, ModelError
 from gendistill.generators.base import Reply, Request
 from gendistill.generators.chat import chat_text
-from gendistill.generators.wire import SCHEMA
+from gendistill.generators.wire import schema_of
 from gendistill.models import resolve
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class VllmGenerator:
         if self.structured:
             from vllm.sampling_params import StructuredOutputsParams
 
-            extra["structured_outputs"] = StructuredOutputsParams(json=SCHEMA)
+            extra["structured_outputs"] = StructuredOutputsParams(json=schema_of(request))
         return self.vllm.SamplingParams(
             max_tokens=request.max_new_tokens,
             temperature=request.temperature,

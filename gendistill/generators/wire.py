@@ -27,12 +27,6 @@ OPTIONAL: dict[str, str | None] = {
     "top_p": None,
     "max_tokens": "max_completion_tokens",
 }
-SCHEMA = {
-    "type": "object",
-    "properties": {"text": {"type": "string"}},
-    "required": ["text"],
-    "additionalProperties": False,
-}
 _FINISH = {None: "stop", "stop": "stop", "eos": "stop", "eos_token": "stop", "length": "length", "max_tokens": "length",
            "content_filter": "content_filter", "safety": "content_filter"}  # fmt: skip
 
@@ -57,6 +51,16 @@ class Options:
     @property
     def asks_json(self) -> bool:
         return self.structured and "response_format" not in self.left_out
+
+
+def schema_of(request: Request) -> dict[str, Any]:
+    """The JSON schema of a reply: an object with one string a key."""
+    return {
+        "type": "object",
+        "properties": {key: {"type": "string"} for key in request.json_keys},
+        "required": list(request.json_keys),
+        "additionalProperties": False,
+    }
 
 
 def path_of(request: Request, options: Options) -> str:
@@ -84,7 +88,7 @@ def body_of(request: Request, model: str, options: Options, count: int = 1) -> d
         "stop": None if options.asks_json else list(request.stop) or None,
         "response_format": {
             "type": "json_schema",
-            "json_schema": {"name": "example", "strict": True, "schema": SCHEMA},
+            "json_schema": {"name": "example", "strict": True, "schema": schema_of(request)},
         }
         if options.asks_json
         else None,

@@ -28,6 +28,7 @@ from gendistill.schedules import Schedule, cosine, linear
 from gendistill.students.base import Features
 from gendistill.students.frozen import FrozenBlocks
 from gendistill.students.gradients import BodyGradients, random_maps
+from gendistill.students.pieces import PAIR_PARTS, Pieces, encode, flat, owners, pieces, pooled
 from gendistill.students.probe import fit_probe, training_targets
 
 FEATURE_SCALE = 10.0  # unit-length features make a softmax head far too timid at ordinary learning rates
@@ -76,6 +77,7 @@ class EncoderStudent:
         width = getattr(self.encoder.config, "hidden_size", None)
         if not isinstance(width, int):
             raise ModelError(f"student {config.model}: no hidden_size in its configuration; is it a text model?")
+        self.width = width
         self.head = nn.Linear(width, num_classes).to(self.device)
         self._pretrained = _copy_state(self.encoder)
         self._states: list[dict[str, Tensor]] = []
@@ -119,6 +121,7 @@ class EncoderStudent:
         self.encoder.load_state_dict(self._pretrained)
         self._states, self._present = [], None
         encoded = self._encode(examples)
+        self._widen(self._width(examples))
         generator = torch.Generator().manual_seed(seed)
         self._initialise_head(examples, wanted, generator)
         keep_at = {round(steps * k / max(checkpoints - 1, 1)) for k in range(checkpoints - 1)}
@@ -141,7 +144,7 @@ class EncoderStudent:
                 self.encoder.train(recipe.dropout)
                 texts = [encoded[row] for row in rows]
                 with self._autocast(), self._from_below(texts):
-                    logits = self.head(self._pool(self._pad(texts)))
+                    logits = self.head(self._pool(self._pad(pieces(texts)), texts))
                     loss = nn.functional.cross_entropy(logits.float(), wanted[rows].to(self.device))
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
@@ -215,13 +218,13 @@ class EncoderStudent:
         """(n, d) float32 on the CPU, at the present weights, computed in batches of like length."""
         self.encoder.eval()
         encoded = self._encode(examples)
-        hidden = torch.empty(len(encoded), self.head.in_features)
+        hidden = torch.empty(len(encoded), self._width(examples))
         with torch.inference_mode():
-            for rows in alike(encoded, self.batch_tokens, progress):
+            for rows in alike([flat(text) for text in encoded], self.batch_tokens, progress):
                 texts = [encoded[row] for row in rows]
                 with self._autocast(), self._from_below(texts):
-                    pooled = self._pool(self._pad(texts))
-                hidden[rows] = pooled.float().cpu()
+                    vectors = self._pool(self._pad(pieces(texts)), texts)
+                hidden[rows] = vectors.float().cpu()
         return hidden
 
     def _hidden_and_gradient(
@@ -231,52 +234,79 @@ class EncoderStudent:
         self.encoder.eval()
         encoded = self._encode(examples)
         labels = torch.tensor([example.label for example in examples], dtype=torch.int64)
-        hidden = torch.empty(len(encoded), self.head.in_features)
-        gradient = torch.empty(len(encoded), gradients.dims)
+        hidden = torch.empty(len(encoded), self._width(examples))
+        gradient = torch.zeros(len(encoded), gradients.dims)
         weight, bias = self.head.weight.detach(), self.head.bias.detach()
-        for rows in alike(encoded, self.batch_tokens, progress):
-            batch = self._pad([encoded[row] for row in rows])
+        for rows in alike([flat(text) for text in encoded], self.batch_tokens, progress):
+            texts = [encoded[row] for row in rows]
+            batch = self._pad(pieces(texts))
             with gradients.capture(batch["attention_mask"]) as captured:
                 with self._autocast():
-                    pooled = self._pool(batch)
-                logits = nn.functional.linear(pooled.float(), weight, bias)
+                    vectors = self._pool(batch, texts)
+                logits = nn.functional.linear(vectors.float(), weight, bias)
                 # Summed, not averaged: a row's gradient must not depend on its company. In float64, for p - 1 of a
                 # row that has been learnt is lost to rounding in float32.
                 nn.functional.cross_entropy(logits.double(), labels[rows].to(self.device), reduction="sum").backward()
-            hidden[rows], gradient[rows] = pooled.detach().float().cpu(), captured.cpu()
+            hidden[rows] = vectors.detach().float().cpu()
+            gradient.index_add_(0, torch.tensor(rows)[owners(texts)], captured.cpu())
         return hidden, gradient
 
-    def _encode(self, examples: Sequence[Example]) -> list[list[int]]:
+    def unread(self, examples: Sequence[Example]) -> int:
+        """How many of the examples have more text than the student reads."""
+        limit, chunks = self._limit(), self.config.chunks
+        encoded = self._encode(examples)
+        return sum(any(len(one) == chunks and len(one[-1]) >= limit for one in example) for example in encoded)
+
+    def _joint(self, examples: Sequence[Example]) -> bool:
+        """Whether pairs are read as one piece."""
+        joint = self.config.pairs == "joint" or (self.config.pairs == "auto" and self.pooling == "pooler")
+        return joint and len(examples[0].fields) > 1
+
+    def _width(self, examples: Sequence[Example]) -> int:
+        """Of the vectors that the head reads of such examples."""
+        apart = bool(examples) and len(examples[0].fields) > 1 and not self._joint(examples)
+        return self.width * (PAIR_PARTS if apart else 1)
+
+    def _widen(self, width: int) -> None:
+        """A head for vectors of this width."""
+        if self.head.in_features != width:
+            self.head = nn.Linear(width, self.num_classes).to(self.device)
+
+    def _limit(self) -> int:
+        return min(self.config.max_tokens, _context_length(self.encoder.config))
+
+    def _encode(self, examples: Sequence[Example]) -> list[Pieces]:
         if not examples:
             return []
-        limit = min(self.config.max_tokens, _context_length(self.encoder.config))
         columns = list(zip(*(example.fields for example in examples), strict=True))
-        encoded = self.tokenizer(*(list(column) for column in columns), truncation=True, max_length=limit)
+        joint = self._joint(examples)
         # Tokenizers of causal LMs may add nothing, and an empty text needs one token to be pooled.
-        return [ids or [self.tokenizer.pad_token_id] for ids in encoded["input_ids"]]
+        return encode(self.tokenizer, columns, joint=joint, limit=self._limit(), chunks=self.config.chunks)
 
     def _pad(self, encoded: list[list[int]]) -> Any:
         """input_ids and attention_mask, (batch, longest)."""
         return self.tokenizer.pad({"input_ids": encoded}, return_tensors="pt").to(self.device)
 
-    def _from_below(self, texts: list[list[int]]) -> AbstractContextManager[None]:
+    def _from_below(self, texts: list[Pieces]) -> AbstractContextManager[None]:
         """In the block, a pass over these texts begins above the frozen blocks, if there are any."""
         if self.lower is None:
             return nullcontext()
-        return self.lower.given(self.lower.states(texts, alike(texts, self.batch_tokens), self._pad))
+        rows = pieces(texts)
+        return self.lower.given(self.lower.states(rows, alike(rows, self.batch_tokens), self._pad))
 
-    def _pool(self, batch: Any) -> Tensor:
-        """Scaled and of unit length, (batch, d); a model's own pooled output as it is."""
+    def _pool(self, batch: Any, texts: list[Pieces]) -> Tensor:
+        """Scaled and of unit length, (len(texts), d); a model's own pooled output as it is."""
         output = self.encoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
         if self.pooling == "pooler":
             return output.pooler_output.float()
         states = output.last_hidden_state
         if self.pooling == "last":
-            pooled = states[torch.arange(len(states), device=self.device), batch["attention_mask"].sum(1) - 1]
+            sums = states[torch.arange(len(states), device=self.device), batch["attention_mask"].sum(1) - 1]
+            weights = torch.ones_like(sums[:, :1])
         else:
             mask = batch["attention_mask"].unsqueeze(-1).to(states.dtype)
-            pooled = (states * mask).sum(1) / mask.sum(1)
-        return FEATURE_SCALE * nn.functional.normalize(pooled.float(), dim=-1)
+            sums, weights = (states * mask).sum(1), mask.sum(1)
+        return FEATURE_SCALE * nn.functional.normalize(pooled(sums, weights, texts), dim=-1)
 
     def _autocast(self) -> Any:
         # Opened inside each step: autocast caches weight casts until its outermost context ends.
@@ -310,6 +340,7 @@ class EncoderStudent:
     def load(self, folder: Path) -> None:
         """Read what ``save`` wrote."""
         self._states = [load_file(path) for path in sorted(folder.glob("*.safetensors"))]
+        self._widen(self._states[-1]["head.weight"].shape[1])
         self._present = None
 
 

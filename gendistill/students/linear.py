@@ -18,6 +18,7 @@ from gendistill.errors import DataError, ModelError
 from gendistill.examples import Example
 from gendistill.models import model_error, resolve, safe_load_kwargs
 from gendistill.students.base import Features
+from gendistill.students.pieces import combined
 from gendistill.students.probe import fit_probe, training_targets
 
 STATIC_PREFIX = "static:"
@@ -67,19 +68,25 @@ class StaticStudent:
         return Features(hidden, nn.functional.linear(hidden, *self._head).softmax(-1))
 
     def _hidden(self, examples: Sequence[Example]) -> Tensor:
-        """(n, d) float32; zero for a text without tokens."""
+        """(n, d) float32, of pairs (n, 4 d); zero for a text without tokens."""
         if not examples:
             return torch.empty(0, self._table.shape[1])
+        if len(examples[0].fields) == 2:
+            first, second = zip(*(example.fields for example in examples), strict=True)
+            return FEATURE_SCALE * nn.functional.normalize(combined(self._means(first), self._means(second)), dim=-1)
+        return FEATURE_SCALE * nn.functional.normalize(self._means([example.text for example in examples]), dim=-1)
+
+    def _means(self, texts: Sequence[str]) -> Tensor:
+        """(n, d) float32: the mean input embedding of each text."""
         encoded = self.tokenizer(
-            [example.text for example in examples],
+            list(texts),
             truncation=True,
-            max_length=self.config.max_tokens,
+            max_length=self.config.max_tokens * self.config.chunks,
             add_special_tokens=False,
         )["input_ids"]
         starts = torch.tensor([0, *(len(ids) for ids in encoded[:-1])]).cumsum(0)
         tokens = torch.tensor([token for ids in encoded for token in ids], dtype=torch.int64)
-        means = nn.functional.embedding_bag(tokens, self._table, starts, mode="mean")
-        return FEATURE_SCALE * nn.functional.normalize(means, dim=-1)
+        return nn.functional.embedding_bag(tokens, self._table, starts, mode="mean")
 
 
 class TfidfStudent:

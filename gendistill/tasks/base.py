@@ -17,7 +17,15 @@ Check = Callable[[Example], "Rejection | None"]
 class Task(Protocol):
     """A shape of examples, for one dataset."""
 
-    name: str  # of its templates
+    @property
+    def name(self) -> str:
+        """Of its templates."""
+        ...
+
+    @property
+    def json_keys(self) -> tuple[str, ...]:
+        """Of the texts, where a server is asked for JSON."""
+        ...
 
     @property
     def label_names(self) -> tuple[str, ...]:

@@ -95,6 +95,13 @@ _QUOTES = {
 }  # fmt: skip
 
 
+def without_thinking(reply: str) -> str:
+    """A reply without what a model said to itself, and without special tokens."""
+    reply = _THOUGHT.sub("", reply)
+    reply = _STRAY_THOUGHT_END.split(reply, maxsplit=1)[-1]  # templates may put the opening tag into the prompt
+    return _SPECIAL.sub("", reply)
+
+
 @lru_cache(maxsize=32)
 def reader(label_names: tuple[str, ...]) -> ReplyReader:
     """The reader for a dataset with these classes."""
@@ -120,9 +127,7 @@ class ReplyReader:
 
     def texts(self, reply: str, finish_reason: str, chat: bool) -> list[str]:
         """The texts of one reply, cleaned, in their order; see ``TextClassification.parse_reply``."""
-        reply = _THOUGHT.sub("", reply)
-        reply = _STRAY_THOUGHT_END.split(reply, maxsplit=1)[-1]  # templates may put the opening tag into the prompt
-        reply = _SPECIAL.sub("", reply)
+        reply = without_thinking(reply)
         if chat:
             reply, open_end = _inside_fences(reply)
             cut = open_end and finish_reason == "length"
@@ -133,7 +138,7 @@ class ReplyReader:
             line = (reply.splitlines() or [""])[0]
             cut = finish_reason == "length" and line == reply
             items = _json_texts(reply, 0)[:1] if _JSON.match(reply) else ([] if cut else [_cell(line, self._is_label)])
-        cleaned = {item: self._clean(item, chat) for item in dict.fromkeys(items)}  # models repeat themselves
+        cleaned = {item: self.clean(item, chat) for item in dict.fromkeys(items)}  # models repeat themselves
         return [
             text
             for text in map(cleaned.__getitem__, items)
@@ -197,7 +202,8 @@ class ReplyReader:
     def _is_talk(self, line: str, first: bool) -> bool:
         return _TALK.match(line) is not None or (first and line.strip("*_ ").endswith(_COLONS))
 
-    def _clean(self, text: str, chat: bool) -> str:
+    def clean(self, text: str, chat: bool) -> str:
+        """One text without the quotes, markers, labels and Markdown around it, on one line."""
         text = " ".join(text.split())
         if chat:
             text = _BOLD.sub("", text).replace("```", "")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from gendistill.examples import Example
 from gendistill.prompts import one_line
@@ -22,13 +22,18 @@ class TextClassification:
     :param label_names: the classes, in the order of their indices.
     :param label_descriptions: label name -> what it means; may name some of the classes only.
     :param description: what the texts are.
+    :param label_groups: label name -> the group that it is of, where classes form a hierarchy.
+    :param related: for each class the classes most like it; a prompt then names these instead of all.
     """
 
     label_names: tuple[str, ...]
     label_descriptions: Mapping[str, str] = field(default_factory=dict)
     description: str | None = None
+    label_groups: Mapping[str, str] = field(default_factory=dict)
+    related: Sequence[Sequence[str]] | None = None
 
-    name = "text_classification"
+    name: ClassVar[str] = "text_classification"
+    json_keys: ClassVar[tuple[str, ...]] = ("text",)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "label_names", tuple(self.label_names))
@@ -42,7 +47,9 @@ class TextClassification:
         name = self.label_names[label]
         return {
             "description": self.description,
-            "labels": list(self.label_names),
+            "labels": list(self.label_names if self.related is None else (name, *self.related[label])),
+            "related": [] if self.related is None else list(self.related[label]),
+            "group": self.label_groups.get(name, ""),
             "label": name,
             "label_description": self.label_descriptions.get(name, ""),
             "exemplars": [example.text for example in exemplars],
