@@ -7,7 +7,7 @@ included: only what the journal holds is looked at, so nothing is kept in memory
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from gendistill.examples import Candidate, Example
 from gendistill.filters import Rejection, TextFilter
@@ -23,6 +23,7 @@ SLICE = 256  # requests looked at together
 
 class Intake:
     """:param planned: the requests of the round.
+    :param whole: makes of a reply that was cut off what can be used of it (``TokenBudget.whole``).
     :param text_filter: takes the candidates in the order asked; it belongs to this intake until ``finish``.
     """
 
@@ -37,9 +38,10 @@ class Intake:
         *,
         round: int,
         generator_name: str,
+        whole: Callable[[Reply], Reply],
     ) -> None:
         self.store, self.planned, self.task, self.chat = store, planned, task, chat
-        self.text_filter, self.teacher = text_filter, teacher
+        self.text_filter, self.teacher, self.whole = text_filter, teacher, whole
         self.round, self.generator_name = round, generator_name
         self.name = f"round-{round}"  # of its features
         self.judged: list[Judged] = []
@@ -107,7 +109,7 @@ class Intake:
             reader.close()
 
     def _take(self, pairs: Iterator[tuple[Planned, Reply]]) -> None:
-        for p, reply in pairs:
+        for p, reply in ((p, self.whole(reply)) for p, reply in pairs):
             for position, fields in enumerate(parse(self.task, reply, self.chat)):
                 example = Example(fields, p.label)
                 candidate = Candidate(

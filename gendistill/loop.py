@@ -34,7 +34,7 @@ from gendistill.generators.urls import shown
 from gendistill.inputs import RealSide, objective_inputs, real_side, say_unread
 from gendistill.intake import Intake
 from gendistill.objectives import Objective
-from gendistill.planning import Chosen, Reference, learnt_max_tokens, plan_lessons, plan_round, requests_per_class
+from gendistill.planning import Chosen, Reference, plan_lessons, plan_round, requests_per_class, token_budget
 from gendistill.pool import DECIMALS, GarbageWatch, Pool, judge
 from gendistill.progress import Reporter, Silent
 from gendistill.prompts import load_template
@@ -137,6 +137,12 @@ class _Run:
         self.report = FilterReport()
         known = [*self.real.train, *self.real.target]
         self.text_filter = TextFilter(config.filters, known, extra=self.task.checks(known))
+        self.budget = token_budget(config, self.real.aim)
+        if self.budget.short:
+            reporter.say(
+                f"texts of {self.budget.tokens} tokens, fewer than the real ones take: prompts show beginnings of real "
+                "texts, and what is stopped at the limit keeps its whole sentences"
+            )
         self.pool = Pool()
         self.others: list[FurtherStudent] = []
         self.asked = [0] * self.num_classes
@@ -238,7 +244,6 @@ class _Run:
     # -- a round --------------------------------------------------------------------------------------------------
 
     def _plan(self, number: int, counts: Sequence[int], reference: Reference, chosen: Chosen | None) -> list[Planned]:
-        settings = self.config.generator
         planned = plan_round(
             self.config,
             self.task,
@@ -248,9 +253,8 @@ class _Run:
             round=number,
             chat=self.chat,
             generator_name=self.generator.name,
-            max_new_tokens=settings.max_new_tokens
-            or learnt_max_tokens(self.real.train, self.config.filters.max_length_quantile)
-            + (JSON_TOKENS if settings.structured else 0),
+            budget=self.budget,
+            extra_tokens=JSON_TOKENS if self.config.generator.structured else 0,
         )
         self.store.plan(number, planned)
         self.asked = [asked + count for asked, count in zip(self.asked, counts, strict=True)]
@@ -267,7 +271,7 @@ class _Run:
                 from gendistill.generators.transformers import TransformersGenerator
 
                 assert isinstance(self.generator, TransformersGenerator)  # the one kind that there is
-                lessons = plan_lessons(self.config, self.task, reference, chat=self.chat)
+                lessons = plan_lessons(self.config, self.task, reference, chat=self.chat, budget=self.budget)
                 with self.reporter.track("tune generator", settings.tune.steps) as advance:
                     save = tune(
                         self.generator,
@@ -295,7 +299,7 @@ class _Run:
                 "and run the same command again"
             )
         generator = self._tuned(reference) if missing else self.generator
-        watch = GarbageWatch(self.task, self.text_filter.fresh(), self.chat)
+        watch = GarbageWatch(self.task, self.text_filter.fresh(), self.chat, self.budget.whole)
         intake = Intake(
             self.store,
             planned,
@@ -305,6 +309,7 @@ class _Run:
             self.teacher,
             round=number,
             generator_name=self.generator.name,
+            whole=self.budget.whole,
         )
         labels = {p.request.id: p.label for p in planned}
         if missing and getattr(generator, "remote", False):

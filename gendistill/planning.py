@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,13 +13,14 @@ import numpy as np
 from gendistill.clusters import Clusters, draw_exemplars, gap_weights
 from gendistill.config import Config
 from gendistill.examples import Example, content_hash
-from gendistill.generators.base import Lesson, Request
+from gendistill.generators.base import Lesson, Reply, Request
 from gendistill.prompts import load_template, render, render_messages
 from gendistill.store import Planned
 
 if TYPE_CHECKING:
     from gendistill.tasks import Task
 
+_SENTENCE_END = re.compile(r"[.!?\u3002\uff01\uff1f\u0964][\"'\u201d\u2019)\]]*(?=\s|\Z|[^\x00-\x7f])")
 BYTES_PER_TOKEN = 4.0  # UTF-8; English has about 4.5 with the tokenizers of today's models
 TOP_UP_FACTOR = 4  # a class that is short is not asked for more than this many times its shortfall at once
 BEST_SHOWN = 2  # chosen candidates shown beside the real exemplars in later rounds
@@ -42,7 +44,49 @@ class Chosen:
     embeddings: np.ndarray  # (k, d) float32, rows of length 1
 
 
-def plan_lessons(config: Config, task: Task, reference: Reference, *, chat: bool) -> list[Lesson]:
+@dataclass(frozen=True)
+class TokenBudget:
+    """How many tokens a text may take, and whether that is less than the real texts need.
+
+    If it is, prompts show the beginnings of real texts, whole sentences that fit, and a text that was stopped at the
+    limit keeps its whole sentences.
+    """
+
+    tokens: int
+    short: bool = False
+
+    def fit(self, example: Example) -> Example:
+        """The example, each of its texts no longer than the budget."""
+        if not self.short:
+            return example
+        size = int(self.tokens * BYTES_PER_TOKEN)
+        return Example(tuple(whole_sentences(text, size) or text[:size] for text in example.fields), example.label)
+
+    def whole(self, reply: Reply) -> Reply:
+        """The reply; if it was stopped at the limit, its whole sentences."""
+        if not self.short or reply.finish_reason != "length" or not (kept := whole_sentences(reply.text)):
+            return reply
+        return replace(reply, text=kept, finish_reason="stop")
+
+
+def token_budget(config: Config, real: Sequence[Example]) -> TokenBudget:
+    """What is configured, or what all but the longest real texts need."""
+    needed = learnt_max_tokens(real, config.filters.max_length_quantile)
+    given = config.generator.max_new_tokens
+    return TokenBudget(given or needed, given is not None and given < needed)
+
+
+def whole_sentences(text: str, size: int | None = None) -> str:
+    """The sentences of a text that end within its first ``size`` bytes; empty if none does."""
+    if size is not None:
+        if len(text.encode("utf-8", "replace")) <= size:
+            return text
+        text = text.encode("utf-8", "replace")[:size].decode("utf-8", "ignore")
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    return text[: ends[-1]] if ends else ""
+
+
+def plan_lessons(config: Config, task: Task, reference: Reference, *, chat: bool, budget: TokenBudget) -> list[Lesson]:
     """Prompts as a run has them, each with a real row of its class for a reply; the classes in turn.
 
     No more than ``generator.tune`` takes. A row is not shown in its own prompt.
@@ -57,10 +101,10 @@ def plan_lessons(config: Config, task: Task, reference: Reference, *, chat: bool
         turn, label = divmod(number, len(rows))
         row = int(rows[label][turn % len(rows[label])])
         shown = [other for other in draw_exemplars(reference.clusters, label, count + 1, rng) if other != row][:count]
-        values = task.prompt_values(label, [reference.examples[other] for other in shown])
+        values = task.prompt_values(label, [budget.fit(reference.examples[other]) for other in shown])
         prompt = None if chat else render(template, **values)
         messages = render_messages(template, **values) if chat else None
-        lessons.append(Lesson(prompt, messages, task.answer(reference.examples[row])))
+        lessons.append(Lesson(prompt, messages, task.answer(budget.fit(reference.examples[row]))))
     return lessons
 
 
@@ -101,11 +145,13 @@ def plan_round(
     round: int,
     chat: bool,
     generator_name: str,
-    max_new_tokens: int,
+    budget: TokenBudget,
+    extra_tokens: int = 0,
 ) -> list[Planned]:
     """The requests of a round; a function of its arguments alone, so a resumed run asks the same things.
 
     :param counts: requests for each class.
+    :param extra_tokens: that a text takes beyond the budget, for what stands around it.
     :param chosen: the choice so far; exemplars then come from the real clusters that it covers worst, and the best
         candidates are shown beside them.
     """
@@ -125,7 +171,7 @@ def plan_round(
             rows = draw_exemplars(reference.clusters, label, settings.exemplars - shown, rng, weights)
             exemplars = [reference.examples[row] for row in rows]
             best = [best_pool[i] for i in rng.permutation(len(best_pool))[:shown]]
-            values = task.prompt_values(label, exemplars, best)
+            values = task.prompt_values(label, list(map(budget.fit, exemplars)), best)
             prompt = None if chat else render(template, **values)
             messages = render_messages(template, **values) if chat else None
             parents = tuple(example.id for example in [*exemplars, *best])
@@ -139,7 +185,7 @@ def plan_round(
                             prompt=prompt,
                             messages=messages,
                             seed=seed,
-                            max_new_tokens=max_new_tokens,
+                            max_new_tokens=budget.tokens + extra_tokens,
                             temperature=settings.temperature,
                             top_k=settings.top_k,
                             top_p=settings.top_p,

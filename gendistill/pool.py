@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -121,12 +121,13 @@ def judge(
 class GarbageWatch:
     """Stops a generator that writes nothing usable long before its whole pool has been paid for."""
 
-    def __init__(self, task: Task, text_filter: TextFilter, chat: bool) -> None:
-        self.task, self.filter, self.chat = task, text_filter, chat
+    def __init__(self, task: Task, text_filter: TextFilter, chat: bool, whole: Callable[[Reply], Reply]) -> None:
+        self.task, self.filter, self.chat, self.whole = task, text_filter, chat, whole
         self.report, self.replies, self.usable = FilterReport(), 0, 0
 
     def see(self, label: int, reply: Reply) -> None:
         self.replies += 1
+        reply = self.whole(reply)
         good = False
         for fields in parse(self.task, reply, self.chat):
             example = Example(fields, label)

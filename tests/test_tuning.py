@@ -132,7 +132,7 @@ def test_lessons_show_other_rows_of_the_class() -> None:
     import numpy as np
 
     from gendistill.clusters import class_clusters
-    from gendistill.planning import Reference, plan_lessons
+    from gendistill.planning import Reference, TokenBudget, plan_lessons
     from gendistill.tasks import TextClassification
 
     rows = tiny_rows(12, 3)
@@ -144,7 +144,11 @@ def test_lessons_show_other_rows_of_the_class() -> None:
     clusters = class_clusters(embeddings, labels, 3, 4, 0)
     config = Config(generator={"tune": {"steps": 5, "batch_size": 6}, "exemplars": 3})
     made = plan_lessons(
-        config, TextClassification(tuple(names)), Reference(examples, embeddings, labels, clusters), chat=False
+        config,
+        TextClassification(tuple(names)),
+        Reference(examples, embeddings, labels, clusters),
+        chat=False,
+        budget=TokenBudget(64),
     )
     assert len(made) == 30
     by_text = {example.text: example.label for example in examples}

@@ -153,6 +153,7 @@ def import_sets(bench: Bench, method: str, task: str) -> None:
     from gendistill.bench.choosing import known_rows
     from gendistill.compare import load_set
     from gendistill.data.export import json_line
+    from gendistill.data.rows import texts_of
 
     finished = bench.out / "work" / slug(task) / f"{slug(method)}.imported"
     if finished.exists():
@@ -165,7 +166,7 @@ def import_sets(bench: Bench, method: str, task: str) -> None:
         number = numbers.setdefault(per_class, 0)
         numbers[per_class] += 1
         rows = [
-            {"text": row.text, "label": row.label, "label_name": names[row.label], "id": row.id,
+            {**texts_of(row), "label": row.label, "label_name": names[row.label], "id": row.id,
              "provenance": {"file": path.name}}
             for row in examples
         ]  # fmt: skip

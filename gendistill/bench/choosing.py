@@ -22,6 +22,7 @@ from gendistill.choosing import choose, held_out
 from gendistill.config import Config
 from gendistill.data import load_real
 from gendistill.data.export import json_line
+from gendistill.data.rows import labels_of, texts_of
 from gendistill.errors import DataError
 from gendistill.evaluate import stratified_sample
 from gendistill.examples import Example, by_class, content_hash
@@ -43,17 +44,19 @@ class Known:
     train: list[Example]
     dev: list[Example]
     label_names: list[str]
+    label_sets: list[tuple[str, ...]] | None = None  # of multi-label data
 
 
 def known_rows(bench: Bench, task: str) -> Known:
-    """:raises DataError: the data cannot be read, or a class has fewer rows than the largest budget."""
+    """:raises DataError: the data cannot be read."""
     suite = bench.suite
-    real = load_real(blind(bench.data(task)), per_class=max(suite.per_class), seed=suite.seed)
+    real = load_real(blind(bench.data(task)), per_class=1, seed=suite.seed)
     classes = len(real.label_names)
     return Known(
         stratified_sample(real.train, classes, suite.max_train_rows, suite.seed),
         stratified_sample(real.dev, classes, suite.max_dev_rows, suite.seed),
         real.label_names,
+        real.label_sets,
     )
 
 
@@ -165,9 +168,8 @@ class Chooser:
             soft = soften(self.teacher.prepare().predict(chosen), config.selection.label_temperature)
         return [
             {
-                "text": row.text,
-                "label": row.label,
-                "label_name": names[row.label],
+                **texts_of(row),
+                **labels_of(row, names, self.known.label_sets),
                 **({} if soft is None else {KEY: named(soft[position], names)}),
                 "id": row.id,
                 "provenance": {"candidates": candidates},

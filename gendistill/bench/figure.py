@@ -41,7 +41,7 @@ def draw(path: Path, suite: Suite, everyone: Sequence[Scores]) -> bool:
     for line, scores in zip(panels, everyone, strict=True):
         for panel, task in zip(line, tasks, strict=True):
             for number, (name, cells) in enumerate(scores.methods.items()):
-                budgets = [k for k in suite.per_class if cells.get((task, k))]
+                budgets = [k for k in suite.budgets(task) if cells.get((task, k))]
                 if not budgets:
                     continue
                 found = [estimate(cells[task, k], rng) for k in budgets]
@@ -69,7 +69,7 @@ def draw(path: Path, suite: Suite, everyone: Sequence[Scores]) -> bool:
                 panel.axhline(float(np.mean(scores.full[task])), color="0.5", linewidth=1, label=FULL)
             panel.set_title(f"{task}, {scores.student}")
             panel.set_xscale("log")
-            panel.set_xticks(suite.per_class, [str(k) for k in suite.per_class])
+            panel.set_xticks(suite.budgets(task), [str(k) for k in suite.budgets(task)])
             panel.set_xticks([], minor=True)
             panel.set_xlabel("texts a class")
             panel.grid(alpha=0.25)

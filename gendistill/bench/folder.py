@@ -95,7 +95,7 @@ class Bench:
             if not file.is_file():
                 raise DataError(f"{file}: no such file; check --data-dir")
         # Columns are the hub's; files have their own, which are found.
-        plain = {"subset": None, "split": "train", "text_column": None, "label_column": None}
+        plain = {"subset": None, "split": "train", "text_column": None, "text_column_b": None, "label_column": None}
         return given.data.model_copy(update={key: str(file) for key, file in files.items()} | plain)
 
     def given_sets(self, method: str, task: str) -> list[Path]:
@@ -140,13 +140,13 @@ class Bench:
             Cell(task, per_class, method, number)
             for number in range(suite.sets)
             for task in self.tasks()
-            for per_class in suite.per_class
+            for per_class in suite.budgets(task)
             for method in chosen
         ]
         return cells + [
             Cell(task, per_class, method, number)
             for method, task in self.imports()
-            for per_class in suite.per_class
+            for per_class in suite.budgets(task)
             for number in range(len(self.imported(method, task, per_class)))
         ]
 

@@ -50,7 +50,10 @@ class Examiner:
         self.known = known_rows(bench, task)
         self.classes = len(self.known.label_names)
         self.test = stratified_sample(
-            load_test(bench.data(task), self.known.label_names), self.classes, suite.max_test_rows, suite.seed
+            load_test(bench.data(task), self.known.label_names, self.known.label_sets),
+            self.classes,
+            suite.max_test_rows,
+            suite.seed,
         )
         self._students: dict[str, Student] = {}
         self._texts: _Texts | None = None
@@ -74,6 +77,7 @@ class Examiner:
                 seeds=runs,
                 first_seed=first_seed(self.bench, cell),
                 targets={} if targets is None else {cell.method: targets},
+                label_sets=self.known.label_sets,
             )
         return {"rows": len(rows), "accuracy": measured.accuracy, "macro_f1": measured.macro_f1, **meter.cost}
 
@@ -83,7 +87,7 @@ class Examiner:
         rows, _ = self._set(cell)
         found = self._texts.overlap(rows)
         fluent = self.bench.suite.fluency
-        if fluent and cell.set == 0 and cell.per_class == max(self.bench.suite.per_class):
+        if fluent and cell.set == 0 and cell.per_class == max(self.bench.suite.budgets(self.task)):
             found["perplexity"] = round(perplexity(fluent, [row.text for row in rows]), 2)
         return found
 

@@ -13,6 +13,7 @@ from gendistill.bench.folder import Bench
 from gendistill.bench.suite import slug
 from gendistill.data.export import json_line
 from gendistill.data.readers import open_file
+from gendistill.data.rows import columns_for, fields_of, texts_of
 from gendistill.errors import DataError
 from gendistill.examples import Example
 from gendistill.loop import distill
@@ -44,12 +45,13 @@ def write_pool(bench: Bench, pool: str, task: str, given: Path | None, reporter:
             tokens = store.tokens()
             rows = [
                 {
-                    "text": row.text,
+                    **texts_of(row),
                     "label_name": made.label_names[row.label],
                     "kept": filter is None,
                     "filter": filter,
                 }
                 for row, filter in store.verdicts()
+                if len(row.fields) == len(made.real.text_names)  # what could not be read as a pair is no candidate
             ]
         cost = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], **meter.cost}
         atomic_write(path.with_suffix(".json"), json.dumps(cost) + "\n")
@@ -63,11 +65,19 @@ def _given_pool(folder: Path, task: str) -> list[dict[str, Any]]:
         raise DataError(f"{folder}: no candidates for the task {task!r} ({' or '.join(names[:2])})")
     rows = []
     for number, row in open_file(file).rows(None):
-        text, label = row.get("text"), row.get("label_name", row.get("label"))
-        if not isinstance(text, str) or not text.strip() or label is None:
-            raise DataError(f"{file}: row {number} has no text or no label_name")
+        label = row.get("label_name", row.get("label"))
+        texts = {column: row.get(column) for column in (columns_for(1) if "text" in row else columns_for(2))}
+        if label is None or not all(isinstance(text, str) and text.strip() for text in texts.values()):
+            raise DataError(f"{file}: row {number} has no text (or one of a pair only) or no label_name")
         kept, filter = row.get("kept", True), row.get("filter")
-        rows.append({"text": text.strip(), "label_name": label, "kept": kept, "filter": filter})
+        rows.append(
+            {
+                **{key: str(text).strip() for key, text in texts.items()},
+                "label_name": label,
+                "kept": kept,
+                "filter": filter,
+            }
+        )
     return rows
 
 
@@ -75,10 +85,10 @@ def read_pool(bench: Bench, pool: str, task: str, label_names: Sequence[str], *,
     """Candidates, each text once; a text under two labels is none."""
     path = pool_path(bench, pool, task)
     place = {name: index for index, name in enumerate(label_names)}
-    found: dict[str, set[int]] = {}
+    found: dict[tuple[str, ...], set[int]] = {}
     for number, row in open_file(path).rows(None):
         if row["label_name"] not in place:
             raise DataError(f"{path}: row {number} has the label {row['label_name']!r}; the data has {label_names}")
         if row["kept"] or not filtered:
-            found.setdefault(row["text"], set()).add(place[row["label_name"]])
-    return [Example((text,), labels.pop()) for text, labels in found.items() if len(labels) == 1]
+            found.setdefault(fields_of(row), set()).add(place[row["label_name"]])
+    return [Example(texts, labels.pop()) for texts, labels in found.items() if len(labels) == 1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,8 +38,8 @@ class Scores:
 def collect(bench: Bench, student: str) -> Scores:
     """Every result of a student that is there."""
     suite = bench.suite
-    budgets = [k for k in suite.per_class if suite.measures(student, k)]
-    scores = Scores(student, [(task, k) for task in suite.tasks for k in budgets])
+    columns = [(task, k) for task in suite.tasks for k in suite.budgets(task) if suite.measures(student, k)]
+    scores = Scores(student, columns)
     every = bench.whole()
     for unit in every.units():
         if unit.kind != "train" or unit.student != student:
@@ -92,7 +92,7 @@ def markdown(bench: Bench, everyone: Sequence[Scores], level: int = 1) -> str:
 
 def protocol(bench: Bench) -> str:
     suite = bench.suite
-    budgets = ", ".join(map(str, suite.per_class))
+    budgets = ", ".join(map(str, sorted({k for task in suite.tasks for k in suite.budgets(task)})))
     return (
         f"{_count(suite.sets, 'set')} a method and cell, {_count(suite.runs, 'student')} a set; {budgets} texts a "
         f"class; accuracy in per cent on test, of which at most {suite.max_test_rows:,} rows are used (drawn once). A "
@@ -284,15 +284,14 @@ def latex(bench: Bench, everyone: Sequence[Scores]) -> str:
     """A booktabs table for each student."""
     parts = []
     for scores in everyone:
-        tasks, budgets = list(dict.fromkeys(task for task, _ in scores.columns)), bench.suite.per_class
-        width = len(budgets)
-        spans = [f"\\multicolumn{{{width}}}{{c}}{{{_tex(task)}}}" for task in tasks]
+        widths = Counter(task for task, _ in scores.columns)
+        spans = [f"\\multicolumn{{{width}}}{{c}}{{{_tex(task)}}}" for task, width in widths.items()]
         lines = [
             f"% {bench.suite.name}, suite {bench.suite.hash}, student {scores.student}",
-            f"\\begin{{tabular}}{{l{'r' * (width * len(tasks) + 1)}}}",
+            f"\\begin{{tabular}}{{l{'r' * (len(scores.columns) + 1)}}}",
             "\\toprule",
             " & ".join(["", *spans, ""]) + r" \\",
-            " & ".join(["trained on", *(str(k) for _ in tasks for k in budgets), "mean"]) + r" \\",
+            " & ".join(["trained on", *(str(k) for _, k in scores.columns), "mean"]) + r" \\",
             "\\midrule",
             *(" & ".join(map(_tex, row)) + r" \\" for row in _rows(scores)),
             "\\bottomrule",

@@ -17,7 +17,7 @@ from gendistill.examples import content_hash
 
 REAL = "real"
 MOST_EXTENDED = 4  # suites that stand behind one
-SUITES = ("lite", "standard", "decoder", "ablation")
+SUITES = ("lite", "standard", "decoder", "ablation", "shapes")
 Values = dict[str, Any]
 
 
@@ -31,6 +31,7 @@ class LocalData(Section):
 class Task(Section):
     data: DataConfig = Field(description="as in a run's configuration; test must be a file or split of its own")
     local: LocalData | None = Field(None, description="used instead of data's dataset and test where --data-dir is")
+    per_class: list[int] | None = Field(None, description="budgets of this task, instead of the suite's")
     generation: Values = Field(
         default_factory=dict, description="of the runs that write its candidates, on top of what the pool says"
     )
@@ -123,9 +124,13 @@ class Suite(Section):
     def generation(self, pool: str, task: str, data: DataConfig, out: Path) -> Config:
         """The configuration of the run that writes a pool's candidates for a task; it sees no test rows."""
         values = merged(self.config, self.pools[pool], self.tasks[task].generation)
-        largest = max(self.per_class)
+        largest = max(self.budgets(task))
         given = {"data": blind(data).model_dump(), "per_class": largest, "seed": self.seed, "out": str(out)}
         return Config(**merged(values, {"evaluate": {"seeds": 0}}) | given)
+
+    def budgets(self, task: str) -> list[int]:
+        """Texts a class, rising."""
+        return sorted(self.tasks[task].per_class or self.per_class)
 
     def measures(self, student: str, per_class: int) -> bool:
         """Whether a student is trained on sets of this budget; 0 is full data."""
