@@ -61,9 +61,10 @@ def mixed(where: str, shape: Shape, before: Shape) -> DataError:
 
 
 def messages_of(row: Mapping[str, Any], where: str) -> list[Message]:
-    """A row's conversation, as messages of a role and a content and nothing else. An empty system message is left out.
+    """A row's conversation, as messages of a role and a content and nothing else.
 
-    A "system" column beside them is the system message where there is none. An instruction and its input are joined by a line end, as LLaMA-Factory does (src/llamafactory/data/converter.py).
+    A "system" column beside them is the system message where there is none; an empty system message is left out. An
+    instruction and its input are joined by a line end, as LLaMA-Factory does (src/llamafactory/data/converter.py).
 
     :param where: file and line, to begin a message with.
     :raises DataError: no conversation, or one that no model can be trained on: the last message must be the assistant's
