@@ -14,6 +14,7 @@ from gendistill.atomic import atomic_write
 from gendistill.config import Config, StudentConfig
 from gendistill.data import load_real
 from gendistill.data.export import read_distilled
+from gendistill.data.shapes import common_shape
 from gendistill.errors import ConfigError, DataError
 from gendistill.evaluate import FULL, Draw, Measured, evaluate, random_rows, stratified_sample
 from gendistill.examples import Example, by_class
@@ -104,9 +105,11 @@ def table_row(row: Measured) -> dict[str, object]:
 def load_set(file: Path, label_names: Sequence[str]) -> tuple[list[Example], list[dict[str, Any]]]:
     """The examples of a JSONL file, labels matched by name with the real data's, and the rows that they come from.
 
-    :raises DataError: a label that the real data does not have.
+    :raises DataError: a label that the real data does not have, or rows that are not of one text and one label.
     """
     rows, names = read_distilled(file)
+    if (shape := common_shape(rows)) != "classification":
+        raise DataError(f"{file}: rows of {shape}; give a file with a text and a label on each row")
     position = {name: index for index, name in enumerate(label_names)}
     examples = []
     for number, row in enumerate(rows, 1):

@@ -26,8 +26,7 @@ def lines_of(path: Path) -> list[Any]:
 
 def exported(shape: str, format: str, tmp_path: Path) -> list[Any]:
     out = export(ROWS[shape], format, tmp_path / "out", NAMES[shape], "news")
-    inside = {"hub-folder": "data/train.jsonl", "llama-factory": "train.jsonl"}.get(format)
-    return lines_of(out / inside if inside else out)
+    return lines_of(out / FORMATS[format].data_file)
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -136,7 +135,7 @@ GOOD: dict[str, dict[str, Any]] = {
         ("instruction", {"messages": [{"role": "user", "content": [1]}, BOT]}, "message 1 is a list, not a string"),
         ("instruction", {"messages": [USER, {"role": "assistant", "content": " "}]}, "message 2, the assistant's, is"),
         ("instruction", {"messages": [USER, {"role": "system", "content": "s"}, BOT]}, "message 2 is the system's"),
-        ("instruction", {"prompt": "hi"}, "the columns there are: prompt"),
+        ("instruction", {"prompt": "hi"}, "the columns with a value are: prompt"),
         ("instruction", {"prompt": "hi", "completion": 3}, "a number in column 'completion', not a string"),
         ("instruction", {"instruction": "", "output": "ho"}, "message 1, the user's, is empty"),
         ("instruction", {"instruction": "hi", "output": "ho", "history": [["a"]]}, "'history' is no list of pairs"),
@@ -154,6 +153,14 @@ def test_a_file_of_no_shape_is_told_what_could_be(tmp_path: Path) -> None:
         read_distilled(write(tmp_path / "rows.jsonl", [{"body": "a"}]))
     with pytest.raises(DataError, match="no row has a label in column 'labels'"):
         read_distilled(write(tmp_path / "rows.jsonl", [{"text": "a", "labels": []}]))
+
+
+@pytest.mark.parametrize("shape", ["pairs", "multi-label", "instruction"])
+def test_a_set_of_another_shape_is_not_measured_as_texts_and_labels(tmp_path: Path, shape: str) -> None:
+    from gendistill.compare import load_set
+
+    with pytest.raises(DataError, match=f"rows of {shape}; give a file with a text and a label"):
+        load_set(write(tmp_path / "rows.jsonl", ROWS[shape]), NAMES[shape])
 
 
 # -- formats ----------------------------------------------------------------------------------------------------------
@@ -253,6 +260,8 @@ def test_who_speaks_twice_is_refused_where_it_would_be_skipped(tmp_path: Path) -
         with pytest.raises(DataError, match=r"row 2: .* user, user, assistant; choose openai, trl, hub-folder"):
             export(rows, format, tmp_path / "out", [])
     assert len(lines_of(export(rows, "trl", tmp_path / "out", []))) == 2
+    with pytest.raises(DataError, match=r"rows\.jsonl, row 2: alpaca takes"):
+        export_file(write(tmp_path / "rows.jsonl", rows), "alpaca")
     with pytest.raises(DataError, match="row 2: a row of instruction, where those before it are of classification"):
         export([*ROWS["classification"][:1], rows[0]], "openai", tmp_path / "out", [])
 
@@ -293,6 +302,8 @@ def test_no_card_and_no_list_of_others_is_lost(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="lists other datasets"):
         export_file(run, "llama-factory", tmp_path / "data")
     assert export_file(run, "llama-factory")[0] == export_file(run, "llama-factory")[0]
+    with pytest.raises(RunError, match="would write over what is being read"):
+        export_file(run / "distilled-llama-factory" / "train.jsonl", "llama-factory", run / "distilled-llama-factory")
     with pytest.raises(DataError, match=r"a folder without a distilled\.jsonl"):
         export_file(tmp_path / "data", "openai")
 

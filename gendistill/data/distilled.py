@@ -65,10 +65,10 @@ def _read(
         raise mixed(where, found, shape)
     if shape == "instruction":
         if found is None:
-            there = ", ".join(values) or "none"
+            filled = ", ".join(key for key, value in values.items() if value is not None) or "none"
             raise DataError(
                 f"{where}: no conversation ('messages', 'instruction' and 'output', or 'prompt' and 'completion'); "
-                f"the columns there are: {there}"
+                f"the columns with a value are: {filled}"
             )
         dropped = ("instruction", "input", "output", "system", "history", "prompt", "completion")
         kept = {key: value for key, value in values.items() if key not in dropped}

@@ -82,12 +82,12 @@ def export(
         _check_labels(rows, label_names)
     data = "".join(json_line(found.convert(row, wording)) for row in rows)
     if format == "llama-factory":
-        atomic_write(out / "train.jsonl", data)
+        atomic_write(out / found.data_file, data)
         atomic_write(out / "dataset_info.json", json.dumps(LLAMA_FACTORY_INFO, indent=2) + "\n")
     elif format == "hub-folder":
         card = CardInfo(name=out.resolve().name, label_names=wording.label_names, rows=rows, description=description,
-                        data_file="data/train.jsonl", typed=True, real_rows=all(map(_is_real, rows)))  # fmt: skip
-        atomic_write(out / "data" / "train.jsonl", data)
+                        data_file=found.data_file, typed=True, real_rows=all(map(_is_real, rows)))  # fmt: skip
+        atomic_write(out / found.data_file, data)
         atomic_write(out / "README.md", dataset_card(card))
     else:
         atomic_write(out, data)
@@ -113,21 +113,24 @@ def export_file(
     rows, label_names = read_distilled(file)
     if out is None:
         stem = file.name[: -len(suffix_of(file.name) or "")]
-        out = file.with_name(f"{stem}-{format}" + ("" if found.folder else ".jsonl"))
-    if out.resolve() == file.resolve():
-        raise RunError(f"{out}: would write over what is being read; give another --out")
-    return export(rows, format, out, label_names, description, text_names), len(rows)
+        out = file.with_name(f"{stem}-{format}" + ("" if found.data_file else ".jsonl"))
+    if (out / found.data_file).resolve() == file.resolve():
+        raise RunError(f"{file}: would write over what is being read; give another --out")
+    try:
+        return export(rows, format, out, label_names, description, text_names), len(rows)
+    except DataError as error:  # it knows the row, and only here the file is known
+        raise DataError(f"{file}, {error}") from error
 
 
 def _check_out(out: Path, format: str, found: Format) -> None:
     """Refuse a place that is of the other kind, or a folder whose own card or list would be lost."""
-    if not found.folder:
+    if not found.data_file:
         if out.is_dir():
             raise RunError(f"{out}: a folder; {format} writes one file, so give a file name")
         return
     if out.is_file():
         raise RunError(f"{out}: a file; {format} writes a folder, so give another name")
-    if format == "hub-folder" and (out / "README.md").exists() and not (out / "data" / "train.jsonl").exists():
+    if format == "hub-folder" and (out / "README.md").exists() and not (out / found.data_file).exists():
         raise RunError(f"{out}: has a README.md that is not an export's; give a folder of its own")
     info = out / "dataset_info.json"
     if format == "llama-factory" and info.exists():

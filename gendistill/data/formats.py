@@ -65,7 +65,7 @@ class Format:
     about: str  # one line, for help
     convert: Callable[[Row, Wording], dict[str, Any]]
     shapes: tuple[Shape, ...] = SHAPES  # those that it can hold
-    folder: bool = False  # a folder of several files rather than one file
+    data_file: str = ""  # of the rows, where the format is a folder of several files rather than one file
     in_turn: bool = False  # its readers skip a conversation in which somebody speaks twice
     least_rows: int = 0  # what its reader asks for
 
@@ -177,6 +177,10 @@ FORMATS: dict[str, Format] = {
     "trl": Format("JSONL with prompt and completion, for TRL's SFTTrainer", _trl),
     "alpaca": Format("JSONL with instruction, input and output", _alpaca, in_turn=True),
     "sharegpt": Format("JSONL of conversations between human and gpt", _sharegpt, in_turn=True),
-    "llama-factory": Format("a folder with dataset_info.json, for LLaMA-Factory", _openai, folder=True, in_turn=True),
-    "hub-folder": Format("a folder with a card, for datasets.load_dataset or an upload", _hub_row, folder=True),
+    "llama-factory": Format(
+        "a folder with dataset_info.json, for LLaMA-Factory", _openai, data_file="train.jsonl", in_turn=True
+    ),
+    "hub-folder": Format(
+        "a folder with a card, for datasets.load_dataset or an upload", _hub_row, data_file="data/train.jsonl"
+    ),
 }
