@@ -14,7 +14,9 @@ from gendistill.atomic import atomic_write
 from gendistill.config import Config, StudentConfig
 from gendistill.data import load_real
 from gendistill.data.export import read_distilled
+from gendistill.data.label_sets import JOINED, NONE
 from gendistill.data.rows import fields_of
+from gendistill.data.shapes import common_shape
 from gendistill.errors import ConfigError, DataError
 from gendistill.evaluate import FULL, Draw, Measured, evaluate, random_rows, stratified_sample
 from gendistill.examples import Example, by_class
@@ -106,14 +108,22 @@ def table_row(row: Measured) -> dict[str, object]:
 def load_set(file: Path, label_names: Sequence[str]) -> tuple[list[Example], list[dict[str, Any]]]:
     """The examples of a JSONL file, labels matched by name with the real data's, and the rows that they come from.
 
-    :raises DataError: a label that the real data does not have.
+    :raises DataError: a label that the real data does not have, or rows that are conversations.
     """
     rows, names = read_distilled(file)
-    position = {name: index for index, name in enumerate(label_names)}
+    if (shape := common_shape(rows)) == "instruction":
+        raise DataError(f"{file}: rows of {shape}; give a file with a text and a label on each row")
+    position = {_labels_in(name): index for index, name in enumerate(label_names)}
     examples = []
     for number, row in enumerate(rows, 1):
-        name = names[row["label"]]
-        if name not in position:
+        name = (JOINED.join(row["labels"]) or NONE) if shape == "multi-label" else names[row["label"]]
+        label = position.get(_labels_in(name))
+        if label is None:
             raise DataError(f"{file}: row {number} has the label {name!r}; the real data has {', '.join(label_names)}")
-        examples.append(Example(fields_of(row), position[name]))
+        examples.append(Example(fields_of(row), label))
     return examples, rows
+
+
+def _labels_in(name: str) -> frozenset[str]:
+    """The single labels that the name of a class stands for; of one label, that."""
+    return frozenset(name.split(JOINED))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from shaped import NAMES, ROWS
 
 from gendistill.data.card import CardInfo, Result, dataset_card
 from gendistill.data.export import json_line
@@ -109,3 +110,100 @@ def test_datasets_reads_a_run_directory_with_its_card(tmp_path: Path, monkeypatc
     data = datasets.load_dataset(str(run), cache_dir=str(tmp_path / "cache"))["train"]
     assert data["text"][:] == [row["text"] for row in rows()]
     assert data["provenance"][2]["parents"] == ["x", "x"]
+
+
+def shaped_card(shape: str, hostile: bool = False, **values: Any) -> str:
+    """A card of the rows of a shape, every text and name replaced by a hostile one if asked."""
+
+    def worse(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: text if key == "role" else worse(text) for key, text in value.items()}
+        if isinstance(value, list):
+            return [worse(item) for item in value]
+        return f"{value} {HOSTILE}" if isinstance(value, str) else value
+
+    given = worse(ROWS[shape]) if hostile else ROWS[shape]
+    names = worse(NAMES[shape]) if hostile else NAMES[shape]
+    return dataset_card(CardInfo(**{"name": "demo", "label_names": names, "rows": given, **values}))
+
+
+def test_each_shape_has_its_task_and_its_limits() -> None:
+    heads = {shape: yaml.safe_load(shaped_card(shape).split("---\n")[1]) for shape in ROWS}
+    assert {shape: head["task_categories"] for shape, head in heads.items()} == {
+        "classification": ["text-classification"],
+        "pairs": ["text-classification"],
+        "multi-label": ["text-classification"],
+        "instruction": ["text-generation"],
+    }
+    assert "text-pair-classification" in heads["pairs"]["tags"]
+    assert "multi-label-classification" in heads["multi-label"]["tags"]
+    assert "instruction-tuning" in heads["instruction"]["tags"]
+    for shape in ROWS:
+        assert ("classifier" in shaped_card(shape)) == (shape != "instruction")
+    assert "training a classifier of these classes" in shaped_card("classification")
+    assert "fine-tuning a language model" in shaped_card("instruction")
+    assert "2 conversations: a small set" in shaped_card("instruction")
+    assert "2 pairs of texts in 2 classes" in shaped_card("pairs")
+    assert "3 texts with 2 labels, any number to a text" in shaped_card("multi-label")
+
+
+def test_typed_features_of_each_shape() -> None:
+    def features(shape: str) -> list[dict[str, Any]]:
+        return yaml.safe_load(shaped_card(shape, typed=True).split("---\n")[1])["dataset_info"]["features"]
+
+    classes = {"class_label": {"names": {"0": "entailment", "1": "neutral"}}}
+    text_a, text_b, label = features("pairs")
+    assert text_a == {"name": "text_a", "dtype": "string"} and text_b == {"name": "text_b", "dtype": "string"}
+    assert label == {"name": "label", "dtype": classes}
+    assert features("multi-label")[1] == {
+        "name": "labels", "list": {"class_label": {"names": {"0": "joy", "1": "surprise"}}}
+    }  # fmt: skip
+    assert features("instruction") == [
+        {"name": "messages", "list": [{"name": "role", "dtype": "string"}, {"name": "content", "dtype": "string"}]}
+    ]
+
+
+def test_samples_show_both_texts_and_whole_conversations() -> None:
+    pairs = shaped_card("pairs")
+    assert (
+        "**entailment**\n\ntext\\_a:\n\n```text\nA man sleeps.\n```\n\ntext\\_b:\n\n```text\nSomebody rests." in pairs
+    )
+    several = shaped_card("multi-label")
+    assert "**joy, surprise**\n\n```text\nWhat a gift!" in several and "**none**\n\n```text\nIt is noon." in several
+    assert "| 1 | surprise | 2 |" in several and "| | (no label) | 1 |" in several
+    talk = shaped_card("instruction")
+    assert "**system**\n\n```text\nBe brief.\n```\n\n**user**\n\n```text\nHello!\n```\n\n**assistant**" in talk
+    assert "## Classes" not in talk and "| colours | 1 |" in talk
+    assert "## Groups" not in shaped_card("instruction", typed=True)  # an export leaves that column out
+
+
+def test_fields_are_those_of_the_file() -> None:
+    def fields(shape: str, **values: Any) -> list[str]:
+        return re.findall(r"^\* `(\w+)`:", shaped_card(shape, **values), re.MULTILINE)
+
+    rest = ["id", "scores", "provenance"]
+    assert fields("pairs") == ["text_a", "text_b", "label", "label_name", *rest]
+    assert fields("multi-label") == ["text", "labels", "label", "label_name", *rest]
+    assert fields("instruction") == ["messages", "cluster", "cluster_name", *rest]
+    assert fields("pairs", typed=True) == ["text_a", "text_b", "label"]
+    assert fields("multi-label", typed=True) == ["text", "labels"]
+    assert fields("instruction", typed=True) == ["messages"]
+
+
+@pytest.mark.parametrize("shape", ROWS)
+@pytest.mark.parametrize("typed", [False, True])
+def test_no_shape_lets_a_text_out_of_its_fence(shape: str, typed: bool) -> None:
+    text = shaped_card(shape, hostile=True, typed=typed, description=HOSTILE, source=HOSTILE, name=HOSTILE)
+    assert HOSTILE in text
+    head = re.match(r"\s*---\r?\n(.*?)[\r\n]+---(\r\n|\n|$)", text, re.DOTALL)
+    assert head is not None
+    values = yaml.safe_load(head[1])
+    assert values["license"] == "other" and ("dataset_info" in values) == typed
+    interpreted = outside_fences(text[head.end() :])
+    assert "<script>" not in interpreted and "</code>" not in interpreted
+    assert not re.search("^(# Owned|license:|---|````)", interpreted, re.MULTILINE)
+
+
+def test_names_of_combinations_give_way_to_the_labels_in_use() -> None:
+    text = shaped_card("multi-label", label_names=["none", "joy + surprise", "surprise"])
+    assert "| 0 | joy | 1 |\n| 1 | surprise | 2 |" in text and "joy + surprise" not in text

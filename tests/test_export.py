@@ -37,7 +37,7 @@ def lines_of(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.parametrize("format", [name for name, shape in FORMATS.items() if not shape.folder])
+@pytest.mark.parametrize("format", [name for name, shape in FORMATS.items() if not shape.data_file])
 def test_one_object_a_line_and_the_text_unchanged(tmp_path: Path, format: str) -> None:
     written = lines_of(export(ROWS, format, tmp_path / "out.jsonl", NAMES, "news"))
     assert len(written) == 2

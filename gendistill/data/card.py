@@ -15,16 +15,20 @@ from typing import Any
 
 import yaml
 
+from gendistill.data.shapes import NO_LABEL, PAIR, Shape, common_shape
+
 _SAMPLE_CHARS = 600
+_SAMPLE_TURNS = 8  # of a conversation
+_SAMPLE_CONVERSATIONS = 6
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-_WRITTEN = "A generator LLM wrote the texts, a student model scored them against the real data"
-_REAL = "The texts are rows of the real data, which a student model scored"
+_WRITTEN = "A generator LLM wrote the {noun}, a student model scored them against the real data"
+_REAL = "The {noun} are rows of the real data, which a student model scored"
 _WRITTEN_LIMITS = (
-    "A language model that was shown examples of real data wrote the texts: the terms of that data and of the model "
-    "apply to them. They may state things that are not true, carry the biases of both, and stand close to real texts."
+    "A language model that was shown examples of real data wrote the {noun}: the terms of that data and of the model "
+    "apply to them. They may state things that are not true, carry the biases of both, and stand close to real ones."
 )
 _REAL_LIMITS = (
-    "The texts are real rows as they stand: the terms of the real data apply, and its privacy is not protected."
+    "The {noun} are real rows as they stand: the terms of the real data apply, and its privacy is not protected."
 )
 _MARKDOWN = re.compile(r"([\\`*_\[\]|~#$!@])")
 
@@ -40,17 +44,44 @@ class Result:
 
 
 @dataclass(frozen=True)
+class _Kind:
+    """What a card says of rows of one shape."""
+
+    noun: str
+    purpose: str
+    task: str = "text-classification"  # as the hub calls it
+    tags: tuple[str, ...] = ()
+
+
+_KINDS: dict[Shape, _Kind] = {
+    "classification": _Kind("texts", "training a classifier of these classes"),
+    "pairs": _Kind(
+        "pairs of texts", "training a classifier of pairs by these classes", tags=("text-pair-classification",)
+    ),
+    "multi-label": _Kind(
+        "texts", "training a classifier that gives a text any of these labels", tags=("multi-label-classification",)
+    ),
+    "instruction": _Kind(
+        "conversations",
+        "fine-tuning a language model on instructions like these",
+        "text-generation",
+        ("instruction-tuning", "conversational"),
+    ),
+}
+
+
+@dataclass(frozen=True)
 class CardInfo:
     """What a card says. Parts that are empty or None are left out."""
 
     name: str
-    label_names: Sequence[str]
-    rows: Sequence[Mapping[str, Any]]  # with "text" and "label"
+    label_names: Sequence[str]  # the classes; for several labels a row the single labels; for instructions none
+    rows: Sequence[Mapping[str, Any]]  # of one of the shapes of data.shapes
     description: str = ""  # what the texts are
     source: str = ""  # the real data
     data_file: str = "distilled.jsonl"  # relative to the card
     real_rows: bool = False  # the texts are rows of the real data, not written by a generator
-    typed: bool = False  # the file holds text and label alone: declare label as named classes
+    typed: bool = False  # the file holds texts and labels, or messages, alone: declare what type each column has
     license: str = "other"
     made_with: Mapping[str, object] = field(default_factory=dict)  # generator, student, ... in the order to show
     filters: Mapping[str, int] = field(default_factory=dict)  # filter -> candidates it turned away
@@ -61,55 +92,83 @@ class CardInfo:
 
 
 def dataset_card(info: CardInfo) -> str:
-    """The whole README.md, YAML head included."""
-    parts = [f"---\n{_head(info)}---\n", f"# {_inline(info.name)}\n", _opening(info)]
+    """The whole README.md, YAML head included.
+
+    :raises DataError: the rows are of several shapes.
+    """
+    shape = common_shape(info.rows)
+    kind = _KINDS[shape]
+    names = _names(info, shape)
+    parts = [
+        f"---\n{_head(info, shape, names)}---\n",
+        f"# {_inline(info.name)}\n",
+        _opening(info, shape, names),
+    ]
     if info.made_with or info.filters:
         parts.append(_how(info))
     if info.results:
         parts.append(_results(info))
-    parts.append(_labels(info))
+    if shape != "instruction":
+        parts.append(_labels(info, shape, names))
+    elif not info.typed and any("cluster_name" in row for row in info.rows):
+        parts.append(_groups(info))
     if any(info.rows) and info.samples_per_class:
-        parts.append(_samples(info))
-    parts.append(_fields(info))
+        parts.append(f"## Some of the {kind.noun}\n\n" + "\n".join(_samples(info, shape, names)))
+    parts.append(_fields(info, shape))
     if info.command:
         parts.append(f"## Make it again\n\n{_fenced(info.command, 'bash')}")
-    limits = _REAL_LIMITS if info.real_rows else _WRITTEN_LIMITS
+    limits = (_REAL_LIMITS if info.real_rows else _WRITTEN_LIMITS).format(noun=kind.noun)
     parts.append(
-        f"## Licence and limits\n\n{limits} The set is made for training a classifier of these classes; it was "
-        "measured for nothing else.\n"
+        f"## Licence and limits\n\n{limits} The set is made for {kind.purpose}; it was measured for nothing else.\n"
     )
     return "\n".join(parts)
 
 
-def _head(info: CardInfo) -> str:
+def _names(info: CardInfo, shape: Shape) -> list[str]:
+    """The classes, or the single labels: those in use if the names given are not of them (combinations, say)."""
+    if shape != "multi-label":
+        return list(info.label_names)
+    used = {name for row in info.rows for name in row["labels"]}
+    return list(info.label_names) if used <= set(info.label_names) else sorted(used)
+
+
+def _head(info: CardInfo, shape: Shape, names: Sequence[str]) -> str:
     size = next((name for limit, name in _SIZES if len(info.rows) < limit), "n>1M")
+    kind = _KINDS[shape]
     head: dict[str, Any] = {
         "license": info.license,
         "pretty_name": info.name,
-        "task_categories": ["text-classification"],
-        "tags": ["dataset-distillation", *([] if info.real_rows else ["synthetic"]), "gendistill"],
+        "task_categories": [kind.task],
+        "tags": ["dataset-distillation", *([] if info.real_rows else ["synthetic"]), *kind.tags, "gendistill"],
         "size_categories": [size],
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": info.data_file}]}],
     }
     if info.typed:
-        names = {str(index): name for index, name in enumerate(info.label_names)}
-        head["dataset_info"] = {
-            "features": [
-                {"name": "text", "dtype": "string"},
-                {"name": "label", "dtype": {"class_label": {"names": names}}},
-                *([{"name": "probabilities", "list": "float32"}] if _soft(info) else []),
-            ]
-        }
+        head["dataset_info"] = {"features": _features(info, shape, names)}
     # One line a value: a folded one could begin a line with the dashes that end the head.
     return yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=float("inf"))
 
 
-def _opening(info: CardInfo) -> str:
+def _features(info: CardInfo, shape: Shape, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The columns' types, as datasets' Features are written in YAML."""
+    if shape == "instruction":
+        return [{"name": "messages", "list": [{"name": key, "dtype": "string"} for key in ("role", "content")]}]
+    classes = {"class_label": {"names": {str(index): name for index, name in enumerate(names)}}}
+    texts = [{"name": key, "dtype": "string"} for key in (PAIR if shape == "pairs" else ("text",))]
+    if shape == "multi-label":
+        return [*texts, {"name": "labels", "list": classes}]
+    soft = [{"name": "probabilities", "list": "float32"}] if _soft(info) else []
+    return [*texts, {"name": "label", "dtype": classes}, *soft]
+
+
+def _opening(info: CardInfo, shape: Shape, names: Sequence[str]) -> str:
+    noun = _KINDS[shape].noun
     what = f" ({_inline(info.description)})" if info.description else ""
+    classes = {"instruction": "", "multi-label": f" with {len(names)} labels, any number to a text"}
+    made = (_REAL if info.real_rows else _WRITTEN).format(noun=noun)
     text = (
-        f"{len(info.rows):,} texts{what} in {len(info.label_names)} classes: a small set that stands in for a large "
-        f"one. {_REAL if info.real_rows else _WRITTEN}, and the few that together serve it best were kept. "
-        "Distilled with gendistill.\n"
+        f"{len(info.rows):,} {noun}{what}{classes.get(shape, f' in {len(names)} classes')}: a small set that stands in "
+        f"for a large one. {made}, and the few that together serve it best were kept. Distilled with gendistill.\n"
     )
     return text + (f"\nReal data: {_inline(info.source)}\n" if info.source else "")
 
@@ -136,36 +195,93 @@ def _results(info: CardInfo) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _labels(info: CardInfo) -> str:
-    counts = Counter(row["label"] for row in info.rows)
-    lines = ["## Classes\n", "| label | name | texts |", "|---:|---|---:|"]
-    lines += [f"| {index} | {_inline(name)} | {counts[index]:,} |" for index, name in enumerate(info.label_names)]
+def _labels(info: CardInfo, shape: Shape, names: Sequence[str]) -> str:
+    if shape == "multi-label":
+        counts = Counter(name for row in info.rows for name in row["labels"])
+        lines = ["## Labels\n", "| index | name | texts |", "|---:|---|---:|"]
+        lines += [f"| {index} | {_inline(name)} | {counts[name]:,} |" for index, name in enumerate(names)]
+        without = sum(not row["labels"] for row in info.rows)
+        return "\n".join([*lines, *([f"| | (no label) | {without:,} |"] if without else [])]) + "\n"
+    places = Counter(row["label"] for row in info.rows)
+    lines = ["## Classes\n", f"| label | name | {'pairs' if shape == 'pairs' else 'texts'} |", "|---:|---|---:|"]
+    lines += [f"| {index} | {_inline(name)} | {places[index]:,} |" for index, name in enumerate(names)]
     return "\n".join(lines) + "\n"
 
 
-def _samples(info: CardInfo) -> str:
-    lines = ["## Some of the texts\n"]
-    for index, name in enumerate(info.label_names):
-        texts = [row["text"] for row in info.rows if row["label"] == index][: info.samples_per_class]
-        if texts:
-            lines += [f"**{_inline(name)}**\n", *map(_fenced, texts)]
-    return "\n".join(lines)
+def _groups(info: CardInfo) -> str:
+    counts = Counter(str(row.get("cluster_name")) for row in info.rows)
+    lines = ["## Groups of the real data\n", "| group | conversations |", "|---|---:|"]
+    return "\n".join([*lines, *(f"| {_inline(name)} | {count:,} |" for name, count in counts.items())]) + "\n"
+
+
+def _samples(info: CardInfo, shape: Shape, names: Sequence[str]) -> list[str]:
+    """Headings and blocks. Each text has a block of its own: no text can pass for another's part."""
+    if shape == "instruction":
+        step = max(1, len(info.rows) // _SAMPLE_CONVERSATIONS)
+        rows = info.rows[::step][:_SAMPLE_CONVERSATIONS]
+        return [line for number, row in enumerate(rows, 1) for line in _conversation(number, row)]
+    lines: list[str] = []
+    for heading, rows in _by_heading(info, shape, names):
+        lines.append(f"**{_inline(heading)}**\n")
+        for row in rows:
+            if shape == "pairs":
+                lines += [part for key in PAIR for part in (f"{_inline(key)}:\n", _fenced(row[key]))]
+            else:
+                lines.append(_fenced(row["text"]))
+    return lines
+
+
+def _by_heading(info: CardInfo, shape: Shape, names: Sequence[str]) -> list[tuple[str, Sequence[Mapping[str, Any]]]]:
+    """For each class its first rows; for several labels each label's first that were not shown yet, by combination."""
+    if shape != "multi-label":
+        of_class = [[row for row in info.rows if row["label"] == index] for index in range(len(names))]
+        return [(name, rows[: info.samples_per_class]) for name, rows in zip(names, of_class, strict=True) if rows]
+    shown: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    seen: set[int] = set()
+    for name in (*names, None):
+        has = [i for i, row in enumerate(info.rows) if (not row["labels"] if name is None else name in row["labels"])]
+        wanted = info.samples_per_class - len(seen.intersection(has))
+        for index in [index for index in has if index not in seen][: max(0, wanted)]:
+            seen.add(index)
+            shown.setdefault(tuple(info.rows[index]["labels"]), []).append(info.rows[index])
+    return [(", ".join(labels) or NO_LABEL, rows) for labels, rows in shown.items()]
+
+
+def _conversation(number: int, row: Mapping[str, Any]) -> list[str]:
+    turns = row["messages"]
+    lines = [f"### {number}\n"]
+    for turn in turns[:_SAMPLE_TURNS]:
+        lines += [f"**{_inline(turn['role'])}**\n", _fenced(turn["content"])]
+    rest = len(turns) - _SAMPLE_TURNS
+    return [*lines, f"… and {rest} more messages\n"] if rest > 0 else lines
 
 
 def _soft(info: CardInfo) -> bool:
     return bool(info.rows) and all("probabilities" in row for row in info.rows)
 
 
-def _fields(info: CardInfo) -> str:
-    fields = [("text", "the text"), ("label", "the class, an index into the list above")]
+def _fields(info: CardInfo, shape: Shape) -> str:
     soft = "what the teacher, a model trained on the real data, says of each class: a soft label beside the hard one"
-    if info.typed and _soft(info):
+    texts = (
+        [("text_a", "the first text"), ("text_b", "the second text")] if shape == "pairs" else [("text", "the text")]
+    )
+    fields = {
+        "classification": [*texts, ("label", "the class, an index into the list above")],
+        "pairs": [*texts, ("label", "the class of the pair, an index into the list above")],
+        "multi-label": [*texts, ("labels", "the labels" + (", indices into the list above" if info.typed else ""))],
+        "instruction": [("messages", "the conversation: role (system, user, assistant) and content of each message")],
+    }[shape]
+    if info.typed and shape in ("classification", "pairs") and _soft(info):
         fields.append(("probabilities", f"{soft}, in the order of the classes"))
     if not info.typed:
+        several = shape == "multi-label"
         fields += [
-            ("label_name", "the name of the class"),
-            ("probabilities", f"{soft}, by the name of the class"),
-            ("id", "hash of text and label"),
+            *([("label", "the combination of labels, an index")] if several else []),
+            ("label_name", "the name of the combination" if several else "the name of the class"),
+            ("cluster", "the group of the real data that it stands in for"),
+            ("cluster_name", "the name of the group"),
+            ("probabilities", f"{soft}, by name"),
+            ("id", "hash of the content"),
             ("scores", "what the student, the teacher and the selection say of it"),
             ("provenance", "the request, round and generator it came from"),
         ]
