@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,9 @@ import numpy.typing as npt
 from gendistill.config import FilterConfig
 from gendistill.errors import DataError
 from gendistill.examples import Example
-from gendistill.tasks.base import Check
+
+if TYPE_CHECKING:
+    from gendistill.tasks.base import Check
 
 FloatArray = npt.NDArray[np.float32]
 HashArray = npt.NDArray[np.uint64]
