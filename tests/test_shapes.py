@@ -245,6 +245,17 @@ def test_llama_factory_finds_the_file_and_every_tag(tmp_path: Path, shape: str) 
 
 
 @pytest.mark.parametrize("shape", ROWS)
+def test_openai_finds_what_its_cookbook_checks(tmp_path: Path, shape: str) -> None:
+    # openai-cookbook, examples/Chat_finetuning_data_prep.ipynb; "weight" and the like are optional and not written.
+    for line in exported(shape, "openai", tmp_path):
+        messages = line["messages"]
+        assert messages and messages[-1]["role"] == "assistant"
+        assert all(set(message) == {"role", "content"} for message in messages)
+        assert all(message["role"] in ("system", "user", "assistant") for message in messages)
+        assert all(isinstance(message["content"], str) and message["content"] for message in messages)
+
+
+@pytest.mark.parametrize("shape", ROWS)
 def test_axolotl_reads_the_messages_of_openai(tmp_path: Path, shape: str) -> None:
     # Its docs/dataset-formats/conversation.qmd: type chat_template reads "messages" of "role" and "content".
     for line in exported(shape, "openai", tmp_path):

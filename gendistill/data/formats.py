@@ -1,8 +1,8 @@
 """The formats to export to: for each, what becomes of one row of each shape.
 
 What the readers want was read in their code: TRL 1.16.0 (trainer/sft_trainer.py), LLaMA-Factory 0.9.5
-(data/converter.py, data/parser.py), Axolotl 0.19.0 (prompt_strategies/chat_template.py, alpaca_w_system.py); and for
-OpenAI in https://platform.openai.com/docs/guides/supervised-fine-tuning.
+(data/converter.py, data/parser.py), Axolotl 0.19.0 (prompt_strategies/chat_template.py, prompt_tokenizers.py); for
+OpenAI in the checks of its cookbook (examples/Chat_finetuning_data_prep.ipynb); its fine-tuning guide has the 10 rows.
 """
 
 from __future__ import annotations
