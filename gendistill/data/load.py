@@ -180,6 +180,7 @@ def load_real(config: DataConfig, *, per_class: int, seed: int) -> RealData:
         report=report,
         text_names=_text_names(config, columns),
         label_groups=said.groups,
+        target=target,
         label_sets=labels.sets if isinstance(labels, LabelSets) else None,
     )
 
