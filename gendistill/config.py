@@ -21,6 +21,13 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
+    task: Literal["auto", "instruction"] = Field(
+        "auto",
+        description="auto: classification of texts or pairs, by the columns; instruction: answers to instructions",
+    )
+    clusters: int = Field(
+        8, ge=2, description="of skills that instruction data is parted into; each is matched by itself"
+    )
     dataset: str = Field(
         "builtin:bbc-news", description="hub name, path of a .jsonl/.csv/.parquet file, or builtin:bbc-news"
     )
@@ -314,6 +321,17 @@ class EvaluateConfig(Section):
     max_test_rows: int = Field(400, ge=10, description="seeded, stratified sample of the test split when it is larger")
 
 
+# What differs where a causal LM learns instructions
+INSTRUCTION_DEFAULTS: dict[str, dict[str, Any]] = {
+    "student": {
+        "model": "builtin:gemma-3-270m", "max_tokens": 256, "gradient_dims": 1024, "checkpoints": 2, "max_steps": 200,
+    },
+    "objective": {"weights": {"gradient_body": 1.0}, "students": []},
+    "selection": {"method": "greedy", "budget": "proportional", "min_distance": 0.1},
+    "generator": {"exemplars": 3},
+}  # fmt: skip
+
+
 class Config(Section):
     """A whole run. ``Config(dataset=..., per_class=..., out=...)`` are shortcuts to the nested fields."""
 
@@ -332,6 +350,9 @@ class Config(Section):
     def __init__(self, **values: Any) -> None:
         if "dataset" in values:
             values["data"] = {"dataset": values.pop("dataset"), **_plain(values.get("data", {}))}
+        if _plain(values.get("data", {})).get("task") == "instruction":
+            for name, defaults in INSTRUCTION_DEFAULTS.items():
+                values[name] = {**defaults, **_plain(values.get(name, {}))}
         try:
             super().__init__(**values)
         except ValidationError as error:

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
+CONVERSATION_FIELDS = 3  # system, user, assistant; or more, user and assistant in turn
+
+
 def content_hash(*parts: object) -> str:
     """A 16-hex-digit hash of JSON-able values; the same on every machine and Python."""
     payload = json.dumps(parts, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
@@ -28,7 +31,12 @@ class Example:
 
     @property
     def id(self) -> str:
-        """Hash of the content. Computed, not stored: 200,000 rows must stay small in memory."""
+        """Hash of the content. Computed, not stored: 200,000 rows must stay small in memory.
+
+        A conversation's label, its cluster, is not part of what it says.
+        """
+        if len(self.fields) >= CONVERSATION_FIELDS:
+            return content_hash(list(self.fields))
         return content_hash(list(self.fields), self.label)
 
 

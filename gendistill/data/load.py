@@ -17,6 +17,7 @@ from typing import Any
 from gendistill.config import DataConfig
 from gendistill.data.builtin import bbc_news_rows, get_builtin
 from gendistill.data.columns import Columns, columns_of
+from gendistill.data.instructions import PROBLEMS
 from gendistill.data.label_file import LabelFile, read_label_file
 from gendistill.data.label_sets import LabelSets
 from gendistill.data.labels import Labels
@@ -49,6 +50,7 @@ class DataReport:
     conflict_texts: int = 0  # distinct texts behind conflict_rows
     conflict_examples: list[dict[str, Any]] = field(default_factory=list)  # {"text", "labels"}
     reduced_label_sets: int = 0  # multi-label rows filed under a part of their labels
+    problems: dict[str, int] = field(default_factory=dict)  # of instruction data: what is wrong -> rows dropped
     cut_texts: int = 0  # longer than max_chars
     max_chars: int = 0
     encoding_note: str | None = None
@@ -75,6 +77,7 @@ class DataReport:
         ):
             if count:
                 found.append(f"{count:,} {what}")
+        found += [f"{count:,} {PROBLEMS[name]}" for name, count in self.problems.items()]
         if self.conflict_rows:
             shown = self.conflict_examples[0]
             found.append(
@@ -98,7 +101,8 @@ class RealData:
     description: str
     source: str
     report: DataReport
-    text_names: tuple[str, ...] = ("text",)  # what a prompt calls the text, or the two of a pair
+    text_names: tuple[str, ...] = ("text",)  # what a prompt calls the text, or the two of a pair; none of instructions
+    system: str = ""  # of instructions: the system message that they share
     label_groups: dict[str, str] = field(default_factory=dict)  # label -> the group that it is of
     label_sets: list[tuple[str, ...]] | None = None  # of multi-label data: the labels that each class stands for
     target: list[Example] = field(default_factory=list)  # rows to distil towards; none: train itself
@@ -106,6 +110,8 @@ class RealData:
     @property
     def shape(self) -> str:
         """The task's name."""
+        if not self.text_names:
+            return "instruction"
         return "text_classification" if len(self.text_names) == 1 else "pair_classification"
 
     @property
@@ -127,7 +133,7 @@ def load_real(config: DataConfig, *, per_class: int, seed: int) -> RealData:
     :raises MissingExtraError: a built-in dataset's package is not installed.
     :raises ConfigError: names of classes that contradict each other.
     """
-    source, splits = _open(config)
+    source, splits = open_source(config)
     report = DataReport(source=source.name, max_chars=config.max_chars, encoding_note=source.encoding_note)
     columns = columns_of(source, config)
     labels = _labels(config, source, columns)
@@ -193,7 +199,7 @@ def load_test(
     :param label_names: the classes, as ``load_real`` found them; ``label_sets`` alike.
     :raises DataError: as ``load_real``; or there is no such test.
     """
-    source, splits = _open(config)
+    source, splits = open_source(config)
     labels: Labels | LabelSets = Labels(list(label_names))
     if label_sets is not None:
         singles = list(dict.fromkeys(name for names in label_sets for name in names))
@@ -207,7 +213,7 @@ def load_test(
 # -- where the rows are -----------------------------------------------------------------------------------------------
 
 
-def _open(config: DataConfig) -> tuple[Source, list[str] | None]:
+def open_source(config: DataConfig) -> tuple[Source, list[str] | None]:
     """The training rows; and for a hub dataset, the names of its splits."""
     name = config.dataset
     if name.startswith("builtin:"):
@@ -222,6 +228,18 @@ def _open(config: DataConfig) -> tuple[Source, list[str] | None]:
     return open_hub(str(path) if path.is_dir() else name, config.subset, config.split)
 
 
+def open_test(config: DataConfig, splits: list[str] | None) -> Source | None:
+    """The test rows that are given, or that a hub dataset has; None if a test must be carved."""
+    name = config.test
+    if name is not None and (splits is None or suffix_of(name) or Path(name).is_file()):
+        return open_file(Path(name).expanduser())
+    if name is not None:
+        return open_hub(config.dataset, config.subset, name)[0]
+    if splits and "test" in splits and not re.search(r"\btest\b", config.split):
+        return open_hub(config.dataset, config.subset, "test")[0]
+    return None
+
+
 def _read_test(
     config: DataConfig,
     source: Source,
@@ -232,13 +250,8 @@ def _read_test(
 ) -> list[Example] | None:
     """The given test rows as they are; None if there are none and a test must be carved."""
     name = config.test
-    if name is not None and (splits is None or suffix_of(name) or Path(name).is_file()):
-        given = open_file(Path(name).expanduser())
-    elif name is not None:
-        given, _ = open_hub(config.dataset, config.subset, name)
-    elif splits and "test" in splits and not re.search(r"\btest\b", config.split):
-        given, _ = open_hub(config.dataset, config.subset, "test")
-    else:
+    given = open_test(config, splits)
+    if given is None:
         return None
     rows, report.test_rows_dropped = _read_known(given, config, columns, labels)
     if not rows:

@@ -274,12 +274,9 @@ def open_hub(name: str, subset: str | None, split: str) -> tuple[Source, list[st
     except (ValueError, RuntimeError, OSError, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"{shown}: cannot be loaded ({_one_line(error)}); see --subset and --split") from error
     # Images, audio and the like are neither text nor label, and decoding them would cost.
-    plain = [
-        column
-        for column, feature in data.features.items()
-        if isinstance(feature, (datasets.Value, datasets.ClassLabel))
-    ]
-    class_names = {c: list(f.names) for c, f in data.features.items() if isinstance(f, datasets.ClassLabel)}
+    plain = [column for column, feature in data.features.items() if _is_plain(feature)]
+    inner = {column: getattr(feature, "feature", feature) for column, feature in data.features.items()}
+    class_names = {c: list(f.names) for c, f in inner.items() if isinstance(f, datasets.ClassLabel)}
 
     def rows(wanted: list[str] | None) -> Iterator[Row]:
         columns = plain if wanted is None else wanted
@@ -290,6 +287,19 @@ def open_hub(name: str, subset: str | None, split: str) -> tuple[Source, list[st
                 yield number, dict(zip(columns, values, strict=True))
 
     return Source(f"{shown}, split {split}", rows, "row", plain, class_names), [str(s) for s in everything]
+
+
+def _is_plain(feature: Any) -> bool:
+    """Whether a column of a hub dataset is made of texts, numbers and classes, or of lists and objects of such."""
+    import datasets
+
+    if isinstance(feature, dict):
+        return all(map(_is_plain, feature.values()))
+    if isinstance(feature, (list, tuple)):
+        return all(map(_is_plain, feature))
+    if hasattr(feature, "feature"):  # datasets.List, LargeList and Sequence
+        return _is_plain(feature.feature)
+    return isinstance(feature, (datasets.Value, datasets.ClassLabel))
 
 
 def _one_line(error: BaseException) -> str:
