@@ -76,6 +76,19 @@ class DataConfig(Section):
         return value
 
 
+class LoraConfig(Section):
+    """The adapter by which a causal LM learns instructions (``students.causal``)."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0, description="the adapter's output is scaled by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1)
+    learning_rate: float = Field(5e-4, gt=0)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "float32", description="of the frozen weights; the adapter is float32 always"
+    )
+    device_map: str | None = Field(None, description="auto: the layers over all accelerators; one device if absent")
+
+
 class StudentConfig(Section):
     model: str = Field(
         "builtin:minilm",
@@ -122,6 +135,7 @@ class StudentConfig(Section):
     embedder: str | None = Field(
         None, description="a sentence-transformers model; the student's own embeddings if absent"
     )
+    lora: LoraConfig = Field(default_factory=LoraConfig)
     trust_remote_code: bool = False
 
     @model_validator(mode="after")

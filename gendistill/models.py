@@ -113,10 +113,13 @@ def safe_load_kwargs(trust_remote_code: bool = False) -> dict[str, Any]:
     return {"use_safetensors": True, "trust_remote_code": trust_remote_code}
 
 
-def load_causal_lm(name: str, dtype: Any, *, trust_remote_code: bool = False) -> tuple[Any, Any]:
-    """(model, tokenizer) of a hub name, folder, ``.gguf`` file or ``builtin:`` name, on the CPU, in eval mode.
+def load_causal_lm(
+    name: str, dtype: Any, *, trust_remote_code: bool = False, device_map: str | None = None
+) -> tuple[Any, Any]:
+    """(model, tokenizer) of a hub name, folder, ``.gguf`` file or ``builtin:`` name, in eval mode.
 
     :param dtype: a ``torch.dtype``.
+    :param device_map: as transformers takes it, ``auto`` for all accelerators there are; None: on the CPU.
     Raises ModelError or MissingExtraError with one clear line.
     """
     source = resolve(name)
@@ -127,7 +130,9 @@ def load_causal_lm(name: str, dtype: Any, *, trust_remote_code: bool = False) ->
             if source.lower().endswith(".gguf"):
                 return load_gguf(Path(source), dtype)
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **safe_load_kwargs(trust_remote_code))
+            model = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, device_map=device_map, **safe_load_kwargs(trust_remote_code)
+            )
             return model.eval(), tokenizer
     except Exception as error:  # transformers raises a dozen kinds, and all of them mean "cannot load"
         raise model_error(name, error) from error

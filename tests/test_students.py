@@ -325,10 +325,10 @@ def test_a_models_own_pooled_output_can_be_the_heads_input(config: StudentConfig
 
 
 def test_schedules_rise_over_the_warm_up_and_fall_to_nothing(config: StudentConfig) -> None:
-    from gendistill.students.encoder import _schedule
+    from gendistill.students.encoder import rate_schedule
 
     for name, middle in (("linear", 0.5), ("cosine", 0.5)):
-        rate = _schedule(config.model_copy(update={"schedule": name, "warmup": 0.5}), 200)
+        rate = rate_schedule(config.model_copy(update={"schedule": name, "warmup": 0.5}), 200)
         assert rate(0) == pytest.approx(0.01) and rate(99) == pytest.approx(1.0)
         assert rate(150) == pytest.approx(middle) and rate(199) < 0.02
-    assert _schedule(config.model_copy(update={"schedule": "cosine", "warmup": 0.5}), 200)(125) > 0.8
+    assert rate_schedule(config.model_copy(update={"schedule": "cosine", "warmup": 0.5}), 200)(125) > 0.8

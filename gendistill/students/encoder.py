@@ -133,8 +133,8 @@ class EncoderStudent:
             weight_decay=recipe.weight_decay,
             fused=True,
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(recipe, steps))
-        batches = _shuffled_batches(len(examples), min(recipe.batch_size, len(examples)), generator)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate_schedule(recipe, steps))
+        batches = shuffled_batches(len(examples), min(recipe.batch_size, len(examples)), generator)
         with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator
             torch.manual_seed(seed)
             for step in range(steps):
@@ -344,12 +344,13 @@ class EncoderStudent:
         self._present = None
 
 
-def _schedule(recipe: StudentConfig, steps: int) -> Schedule:
+def rate_schedule(recipe: StudentConfig, steps: int) -> Schedule:
+    """Shares of the learning rates, by step."""
     warmup = max(1, round(recipe.warmup * steps))
     return linear(warmup, steps) if recipe.schedule == "linear" else cosine(warmup, steps)
 
 
-def _shuffled_batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:
+def shuffled_batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:
     """Endless batches, every row once a pass; a short last batch is filled from the next pass."""
     pending: list[int] = []
     while True:

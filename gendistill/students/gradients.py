@@ -114,8 +114,8 @@ def random_maps(
     maps = {}
     for name, layer in linear_layers(body).items():
         device = layer.weight.device
-        outputs = _signs(layer.out_features, outer, seed, name, "outputs") * (inner / dims) ** 0.5
-        inputs = _signs(layer.in_features, inner, seed, name, "inputs") / inner**0.5
+        outputs = signs(layer.out_features, outer, seed, name, "outputs") * (inner / dims) ** 0.5
+        inputs = signs(layer.in_features, inner, seed, name, "inputs") / inner**0.5
         maps[name] = LayerMap(outputs.to(device), inputs.to(device))
     return maps
 
@@ -125,8 +125,8 @@ def linear_layers(body: nn.Module) -> dict[str, nn.Linear]:
     return {name: module for name, module in body.named_modules() if isinstance(module, nn.Linear)}
 
 
-def _signs(rows: int, columns: int, seed: int, *key: str) -> Tensor:
-    """(rows, columns) float32 of +-1."""
+def signs(rows: int, columns: int, seed: int, *key: str) -> Tensor:
+    """(rows, columns) float32 of +-1, from a hash of seed, shape and key."""
     digest = hashlib.sha256(repr((seed, rows, columns, *key)).encode()).digest()
     words = np.random.PCG64(int.from_bytes(digest, "little")).random_raw(math.ceil(rows * columns / 64))
     bits = np.unpackbits(words.astype("<u8").view(np.uint8))[: rows * columns]
@@ -137,9 +137,10 @@ def _watch(name: str, sides: LayerMap, mask: Tensor, total: Tensor) -> Any:
     """A forward hook that keeps the layer's projected input and adds its gradient to ``total`` in the backward pass."""
 
     def forward(layer: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
-        inputs = (_by_row(arguments[0].detach(), mask, name) @ sides.inputs).float()
+        seen = _by_row(arguments[0].detach(), mask, name)
+        inputs = (seen @ sides.inputs.to(seen.dtype)).float()
         if inputs.shape[1] == mask.shape[1]:
-            inputs = inputs * mask.unsqueeze(-1)
+            inputs = inputs * mask.unsqueeze(-1).to(inputs.device)
         if not output.requires_grad:
             # As no weight asks for gradients, the graph begins here, at the outputs of the first linear layers.
             output.requires_grad_()
@@ -147,7 +148,7 @@ def _watch(name: str, sides: LayerMap, mask: Tensor, total: Tensor) -> Any:
         def backward(gradient: Tensor) -> None:
             outputs = (_by_row(gradient, mask, name) @ sides.outputs.to(gradient.dtype)).float()
             both = torch.bmm(outputs.transpose(1, 2), inputs)
-            total.add_(both.flatten(1)[:, : total.shape[1]])
+            total.add_(both.flatten(1)[:, : total.shape[1]].to(total.device))  # layers may lie on several devices
 
         output.register_hook(backward)
 
