@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-
 CONVERSATION_FIELDS = 3  # system, user, assistant; or more, user and assistant in turn
 
 

@@ -16,7 +16,7 @@ from gendistill.examples import Example
 from gendistill.filters import Rejection, text_key
 from gendistill.prompts import one_line
 from gendistill.tasks.base import Check, Fields
-from gendistill.tasks.replies import reader, without_thinking
+from gendistill.tasks.replies import reader, spoken
 
 COPIED_SHARE = 0.9  # of real pairs that do not hold one text inside the other: then candidates may not either
 _JSON_STRING = r'"((?:[^"\\]|\\.)*)"'
@@ -68,7 +68,7 @@ class PairClassification:
 
     def candidates(self, text: str, finish_reason: str, chat: bool) -> list[Fields]:
         """Pairs found in a reply. One that lacks its second text, or was cut off in it, has an empty one."""
-        text = without_thinking(text)
+        text = spoken(text)
         if not chat:  # the prompt ends in the first name
             text = f"{self.titles[0]}: {text.strip()}"
         found = list(self._json_pairs(text)) if chat else []

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 _COLONS = (":", "\uff1a")
@@ -95,13 +95,6 @@ _QUOTES = {
 }  # fmt: skip
 
 
-def without_thinking(reply: str) -> str:
-    """A reply without what a model said to itself, and without special tokens."""
-    reply = _THOUGHT.sub("", reply)
-    reply = _STRAY_THOUGHT_END.split(reply, maxsplit=1)[-1]  # templates may put the opening tag into the prompt
-    return _SPECIAL.sub("", reply)
-
-
 @lru_cache(maxsize=32)
 def reader(label_names: tuple[str, ...]) -> ReplyReader:
     """The reader for a dataset with these classes."""
@@ -127,7 +120,7 @@ class ReplyReader:
 
     def texts(self, reply: str, finish_reason: str, chat: bool) -> list[str]:
         """The texts of one reply, cleaned, in their order; see ``TextClassification.parse_reply``."""
-        reply = without_thinking(reply)
+        reply = spoken(reply)
         if chat:
             reply, open_end = _inside_fences(reply)
             cut = open_end and finish_reason == "length"
@@ -172,7 +165,7 @@ class ReplyReader:
             about = bool(items) and _is_about(line)
             if self._is_label(line) or about or (start is None and not open_item and self._is_talk(line, not items)):
                 open_item = open_item and not (about or line.endswith(":"))
-            elif start is not None or (not bulleted and (not open_item or _unquote(line) != line)):
+            elif start is not None or (not bulleted and (not open_item or unquote(line) != line)):
                 items.append([line[start or 0 :]])
                 open_item = True
             elif bulleted and line.startswith("#"):
@@ -218,10 +211,17 @@ class ReplyReader:
                 text = _WRAPPED.sub(r"\2", text)
             elif text.startswith("**") and "**" not in text[2:-2]:
                 text = text.removeprefix("**").removesuffix("**")
-            text = _unquote(text.strip())
+            text = unquote(text.strip())
             if text == before:
                 break
         return text
+
+
+def spoken(reply: str) -> str:
+    """A reply without its thinking and without special tokens."""
+    reply = _THOUGHT.sub("", reply)
+    reply = _STRAY_THOUGHT_END.split(reply, maxsplit=1)[-1]  # templates may put the opening tag into the prompt
+    return _SPECIAL.sub("", reply)
 
 
 def _inside_fences(reply: str) -> tuple[str, bool]:
@@ -244,23 +244,30 @@ def _inside_quotation(lines: list[str]) -> list[str]:
     return inside if any(inside) else lines
 
 
-def _json_texts(reply: str, start: int) -> list[str]:
-    """The texts of JSON objects or lists, torn or not quite right as models write them; a string cut off is left out.
+def json_strings(reply: str, start: int) -> Iterator[tuple[str, str]]:
+    """(last key before it, string) of JSON objects or lists, torn or not quite right as models write them.
 
-    With a key ``text`` or ``texts`` somewhere, only what it names; else what keys such as ``review`` name, or none.
+    A string that is cut off is left out.
     """
-    found: list[tuple[str, str]] = []
     key = ""
     for match in _STRING.finditer(reply, start):
         content, closed, colon = match.groups()
         if colon:
             key = content
-        elif closed and _JSON_TEXT.fullmatch(key):
+        elif closed:
             try:
                 content = json.loads(f'"{content}"', strict=False)
             except ValueError:  # a quote or an escape that JSON does not know
                 content = content.replace('\\"', '"').replace("\\n", "\n")
-            found.append((key.lower(), content))
+            yield key, content
+
+
+def _json_texts(reply: str, start: int) -> list[str]:
+    """The texts of JSON objects or lists (``json_strings``).
+
+    With a key ``text`` or ``texts`` somewhere, only what it names; else what keys such as ``review`` name, or none.
+    """
+    found = [(key.lower(), text) for key, text in json_strings(reply, start) if _JSON_TEXT.fullmatch(key)]
     exact = [content for key, content in found if key in ("text", "texts")]
     return exact or [content for _, content in found]
 
@@ -282,7 +289,7 @@ def _cell(line: str, is_label: Callable[[str], bool]) -> str:
     return max((cell for cell in cells if not is_label(cell)), key=len, default="")
 
 
-def _unquote(text: str) -> str:
+def unquote(text: str) -> str:
     """Without the quotation marks around the whole of it, or the one of a pair that is left at an end."""
     if len(text) < 2:
         return text

@@ -1,0 +1,247 @@
+"""What a generated answer must be like, learnt from the real ones.
+
+Every rule is first tried on the real rows, and holds only where next to none of them break it (`MOST_BROKEN`): what
+refuses, ends without a full stop or repeats its question is turned away from a dataset whose own answers do not.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gendistill.examples import Example
+
+if TYPE_CHECKING:
+    from gendistill.filters import Rejection
+
+LEARN_ROWS = 5_000  # real rows that are looked at, at most
+MOST_BROKEN = 0.003  # share of the real rows that may break a rule
+FORMAT_SHARE = 0.95  # of the real answers that have a format, for every candidate to need it
+FEWEST_ROWS = 20  # of a group, for a format of its own
+ENDS_SHARE = 0.8  # of the real answers that end like a sentence, before an unfinished candidate counts as such
+LENGTH_QUANTILE = 0.001  # of the real answers, at either end
+
+Rule = Callable[[str, str], "str | None"]  # (what is asked, answer) -> what is wrong, for a person
+Format = Callable[[str], bool]
+
+# ------------------------------------------------------------------------------------------------------------- formats
+
+_FINAL_NUMBER = re.compile(r"####[ \t]*[-+]?[$\u20ac\u00a3]?[ \t]?[\d.,/]*\d[ \t]?%?")
+_YES_NO = re.compile(r"(?:yes|no|true|false)[.!]?", re.IGNORECASE)
+_BOXED = re.compile(r"\\boxed\{")
+
+
+def _last_line(text: str) -> str:
+    return text.rstrip().rpartition("\n")[2].strip()
+
+
+def _is_json(text: str) -> bool:
+    if text[:1] not in ("{", "["):
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _has_code_block(text: str) -> bool:
+    fences = sum(line.lstrip().startswith("```") for line in text.split("\n"))
+    return fences >= 2 and fences % 2 == 0
+
+
+FORMATS: dict[str, Format] = {
+    'a last line "#### number"': lambda text: _FINAL_NUMBER.fullmatch(_last_line(text)) is not None,
+    "a result in \\boxed{}": lambda text: _BOXED.search(text) is not None,
+    "JSON": _is_json,
+    "a code block": _has_code_block,
+    "yes or no": lambda text: _YES_NO.fullmatch(text) is not None,
+    "one word": lambda text: len(text.split()) == 1,
+    "one line": lambda text: "\n" not in text,
+}
+
+# --------------------------------------------------------------------------------------------------------------- rules
+
+_REFUSAL = re.compile(
+    r"(?:(?:i['\u2019]m|i am) (?:really |very |so )?sorry,? (?:but|for|i)|i apologi[sz]e|(?:unfortunately|sorry),? i "
+    r"|as an? (?:ai|artificial|large|language)\b|i(?:['\u2019]m| am) (?:just |only )?an? (?:ai|artificial|large|language)\b"
+    r"|i (?:can(?:['\u2019]t|not| not)|am (?:unable|not able) to|['\u2019]m (?:unable|not able) to|do(?:n['\u2019]t| not) have "
+    r"(?:the (?:ability|capability)|access|enough|personal|feelings|emotions))\b"
+    r"|please provide (?:me )?(?:with )?(?:the|more|a|your)\b)",
+    re.IGNORECASE,
+)  # fmt: skip
+_AS_AN_AI = re.compile(r"\bas an? (?:ai|artificial intelligence|large language|language) (?:model|assistant|language)", re.I)
+_PLACEHOLDER = re.compile(
+    r"[<\[{(][^<>\[\]{}()\n]{0,60}\b(?:your|the|insert|new|complete|an?)\b[^<>\[\]{}()\n]{0,60}"
+    r"(?:answer|response|instruction|text|here)[^<>\[\]{}()\n]{0,60}[>\]})]\.?|(?:\.{3}|\u2026)",
+    re.IGNORECASE,
+)
+_LIST_ITEM = re.compile(r"\s*(?:[-*+\u2022\u25cf\u25aa\u2013|>#]|\(?(?:\d{1,3}|[a-zA-Z])[.):]|[^\s:]{1,40}:\s)")
+_OPEN_END = re.compile(
+    r"(?:[,(\[{\u201c\u2018;&+=/-]|\b(?:the|an?|and|or|but|of|to|in|on|at|by|for|with|from|as|that|which|who|whose|is|are|"
+    r"was|were|be|been|has|have|had|will|would|can|could|may|might|if|when|while|because|than|into|about|its|their|"
+    r"his|her|your|our|my))$",
+)
+_LONG_LINE = 12  # words from which a line counts as prose
+
+
+def _ends_like_sentence(text: str) -> bool:
+    """Whether the text ends with the mark of a sentence, brackets, quotes and emphasis after it left aside."""
+    from gendistill.filters import SENTENCE_ENDS
+
+    end = len(text.rstrip())
+    while end and (text[end - 1] in "\"'*_" or unicodedata.category(text[end - 1]) in ("Pe", "Pf", "Pi")):
+        end -= 1
+    return end > 0 and unicodedata.normalize("NFKC", text[end - 1])[-1] in SENTENCE_ENDS
+
+
+def _is_list(answer: str) -> bool:
+    """Whether the last line is one of a list, a table, a heading, a verse or code, which end as they like."""
+    lines = [line for line in answer.split("\n") if line.strip()]
+    if answer.rstrip().endswith("```"):
+        return True
+    last = lines[-1] if lines else ""
+    return _LIST_ITEM.match(last) is not None or (len(lines) > 1 and len(last.split()) < _LONG_LINE)
+
+
+def _said_nothing(_: str, answer: str) -> str | None:
+    return None if any(character.isalnum() for character in answer) else "no letter and no number"
+
+
+def _placeholder(ask: str, answer: str) -> str | None:
+    if _PLACEHOLDER.fullmatch(answer.strip()) or _PLACEHOLDER.fullmatch(ask.strip()):
+        return "something to be filled in stands where a text should"
+    return None
+
+
+def _refusal(_: str, answer: str) -> str | None:
+    found = _REFUSAL.match(answer) or _AS_AN_AI.search(answer, 0, 400)
+    return f"it says {found.group()!r}" if found else None
+
+
+def _same(ask: str, answer: str) -> str | None:
+    return "the answer is the instruction again" if _units(ask) == _units(answer) else None
+
+
+def _begins_with_instruction(ask: str, answer: str) -> str | None:
+    asked, answered = _units(ask), _units(answer)
+    if len(asked) >= 6 and answered[: len(asked)] == asked:
+        return "the answer begins with the whole instruction"
+    return None
+
+
+def _is_part_of_instruction(ask: str, answer: str) -> str | None:
+    asked, answered = " ".join(_units(ask)), " ".join(_units(answer))
+    if len(answered) >= 0.5 * len(asked) and f" {answered} " in f" {asked} ":
+        return "the answer repeats most of the instruction"
+    return None
+
+
+def _gives_itself_away(ask: str, answer: str) -> str | None:
+    asked, answered = " ".join(_units(ask)), " ".join(_units(answer))
+    if len(answered) >= 30 and f" {answered} " in f" {asked} ":
+        return "the instruction holds the answer"
+    return None
+
+
+def _units(text: str) -> list[str]:
+    from gendistill.filters import fold
+
+    return fold(text)
+
+
+def _open_fence(_: str, answer: str) -> str | None:
+    fences = sum(line.lstrip().startswith("```") for line in answer.split("\n"))
+    return "a code block has no end" if fences % 2 else None
+
+
+def _no_end(_: str, answer: str) -> str | None:
+    return None if _ends_like_sentence(answer) else "the last sentence has no end"
+
+
+def _no_end_of_prose(_: str, answer: str) -> str | None:
+    return None if _ends_like_sentence(answer) or _is_list(answer) else "the last sentence has no end"
+
+
+def _no_end_after_sentences(_: str, answer: str) -> str | None:
+    """Prose of several sentences, of which the last has no end."""
+    if _ends_like_sentence(answer) or _is_list(answer):
+        return None
+    last = _last_line(answer)
+    several = len(last.split()) >= _LONG_LINE and any(mark in last for mark in (". ", "! ", "? ", "\u3002"))
+    return "the last of several sentences has no end" if several else None
+
+
+def _open_end(_: str, answer: str) -> str | None:
+    found = _OPEN_END.search(answer.rstrip()[-40:])
+    return f"it ends with {found.group()!r}" if found else None
+
+
+# Of the rules of one line, the first that the real rows keep is taken: the strictest first.
+_RULES: tuple[tuple[str, tuple[Rule, ...]], ...] = (
+    ("no_answer", (_said_nothing,)),
+    ("no_answer", (_placeholder,)),
+    ("refused", (_refusal,)),
+    ("answer_copied", (_same,)),
+    ("answer_copied", (_begins_with_instruction,)),
+    ("answer_copied", (_gives_itself_away, _is_part_of_instruction)),
+    ("unfinished", (_open_fence,)),
+)
+_ENDS: tuple[Rule, ...] = (_no_end, _no_end_of_prose, _no_end_after_sentences)
+
+
+class AnswerCheck:
+    """Turns away candidates whose answer is not like the real ones.
+
+    :param real: real rows, one or more; the last two fields of each are looked at.
+    """
+
+    def __init__(self, real: Sequence[Example]) -> None:
+        sample = real[:: -(-len(real) // LEARN_ROWS)]
+        rows = [(example.fields[-2], example.fields[-1]) for example in sample]
+        answers = [answer for _, answer in rows]
+
+        def holds(rule: Rule) -> bool:
+            return sum(rule(*row) is not None for row in rows) <= MOST_BROKEN * len(rows)
+
+        self.rules: list[tuple[str, Rule]] = []
+        choices = [*_RULES, ("unfinished", (_open_end,))]
+        if float(np.mean([_ends_like_sentence(answer) for answer in answers])) >= ENDS_SHARE:
+            choices.append(("unfinished", _ENDS))
+        for name, rules in choices:
+            self.rules += [(name, rule) for rule in rules if holds(rule)][:1]
+
+        self.formats: dict[int | None, list[str]] = {None: _formats(answers)}
+        for label in sorted({example.label for example in sample}):
+            own = [example.fields[-1] for example in sample if example.label == label]
+            if len(own) >= FEWEST_ROWS:
+                self.formats[label] = _formats(own)
+        lengths = [len(_units(answer)) for answer in answers]
+        low, high = np.quantile(lengths, [LENGTH_QUANTILE, 1 - LENGTH_QUANTILE])
+        self.least, self.most = int(low), int(np.ceil(high))  # in units, both allowed
+
+    def check(self, example: Example) -> Rejection | None:
+        """None if the candidate passes."""
+        from gendistill.filters import Rejection
+
+        ask, answer = example.fields[-2], example.fields[-1]
+        for name, rule in self.rules:
+            wrong = rule(ask, answer)
+            if wrong is not None:
+                return Rejection(name, wrong)
+        for wanted in dict.fromkeys([*self.formats[None], *self.formats.get(example.label, [])]):
+            if not FORMATS[wanted](answer):
+                return Rejection("format", f"the real answers have {wanted}")
+        length = len(_units(answer))
+        if not self.least <= length <= self.most:
+            return Rejection("answer_length", f"{length} words; the real answers have {self.least} to {self.most}")
+        return None
+
+
+def _formats(answers: Sequence[str]) -> list[str]:
+    return [name for name, has in FORMATS.items() if sum(map(has, answers)) >= FORMAT_SHARE * len(answers)]
