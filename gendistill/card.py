@@ -27,6 +27,8 @@ def run_card(config: Config, result: Distilled, generator_name: str, spent: Spen
     asked servers says of its calls and their speed.
     """
     real = result.real
+    answers = real.shape == "instruction"
+    singles = list(dict.fromkeys(name for names in real.label_sets or [] for name in names))
     weights = " + ".join(f"{weight:g} {name}" for name, weight in config.objective.weights.items())
     tokens = f"{spent.prompt_tokens:,} prompt and {spent.completion_tokens:,}"
     made_with = {
@@ -34,27 +36,35 @@ def run_card(config: Config, result: Distilled, generator_name: str, spent: Spen
         "generator": f"{generator_name} ({tokens} completion tokens)",
         **_calls(config, spent),
         "student": " and ".join([config.student.model, *config.further_students]),
-        "teacher": f"the same, trained on the real data; {result.teacher_accuracy:.1%} right on held-out rows",
+        **_teacher(result),
         "pool": f"{result.pool_size} of {result.filters.seen} candidates passed the filters",
         "objective": f"{weights}: " + ", ".join(f"{r.loss:.4f} after round {r.round}" for r in result.rounds),
-        "selection": f"{config.selection.method}, {config.per_class} per class",
+        "selection": f"{config.selection.method}, {config.per_class} per {'cluster' if answers else 'class'}",
         **({"labels": _soft(config)} if config.selection.labels == "soft" else {}),
         "seed": config.seed,
     }
     test_rows = min(len(real.test), config.evaluate.max_test_rows)
     info = CardInfo(
         name=f"{config.out.name}: {real.source}, distilled",
-        label_names=real.label_names,
+        label_names=singles if real.label_sets is not None else real.label_names,
         rows=result.rows,
         description=real.description or "",
         source=real.source,
         made_with=made_with,
         filters={name: count for name, count in result.filters.counts.items() if count},
-        results=[Result(row.method, row.mean, row.spread, len(row.accuracy)) for row in result.table],
+        results=[Result(row.method, row.mean, row.spread, row.runs) for row in result.table],
+        losses=answers,
         results_note=f"Fresh {config.student.model} students, {test_rows} test rows that nothing was chosen on.",
         command=f"gendistill generate -c config.yaml --out {config.out}-again",
     )
     return dataset_card(info)
+
+
+def _teacher(result: Distilled) -> dict[str, str]:
+    if result.teacher_accuracy is None:
+        return {"checkpoints": "the same, tuned by LoRA on a sample of the real rows"}
+    right = f"{result.teacher_accuracy:.1%} right on held-out rows"
+    return {"teacher": f"the same, trained on the real data; {right}"}
 
 
 def _calls(config: Config, spent: Spent) -> dict[str, str]:

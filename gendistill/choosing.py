@@ -13,7 +13,7 @@ from gendistill.errors import ConfigError
 from gendistill.examples import Example
 from gendistill.inputs import NEED_SEGMENTS
 from gendistill.objectives import OBJECTIVES, Objective, ObjectiveInputs, build_objective
-from gendistill.selection import METHODS, Selection, select
+from gendistill.selection import BASELINES, METHODS, Selection, select
 from gendistill.selection.diversity import Diversity
 from gendistill.selection.portfolio import Judged, Member, Rollout, Rows, combined, default_members, portfolio
 from gendistill.students import STUDENTS, build_student
@@ -22,6 +22,8 @@ from gendistill.students.frozen import NoBlocksError
 
 PORTFOLIO = "portfolio"
 NEED_BODY_GRADIENTS = ("gradient_body", "meta_model_gradient")  # objectives
+# Objectives that part rows into groups, but do not ask a student to tell the groups apart
+FOR_INSTRUCTIONS = ("gradient_body", "mean_matching", "mmd", "coverage")
 NEED_TRAINING = (*NEED_SEGMENTS, *NEED_BODY_GRADIENTS)
 
 
@@ -39,6 +41,9 @@ def check_names(config: Config) -> None:
         raise ConfigError(
             f"objective.students: {linear[0]} is not trained step by step, which {stepwise[0]} needs; leave one out"
         )
+    if config.data.task == "instruction":
+        _check_instructions(config)
+        return
     if config.student.model in config.further_students:
         raise ConfigError(f"objective.students: {config.student.model} is the student that chooses already")
     if config.student.model.partition(":")[0] in STUDENTS:
@@ -50,6 +55,27 @@ def check_names(config: Config) -> None:
         raise ConfigError(
             f"selection.method: no method {config.selection.method!r}; there are {', '.join((PORTFOLIO, *METHODS))}"
         )
+
+
+def _check_instructions(config: Config) -> None:
+    """What looks at classes has nothing to look at."""
+    classwise = [n for n, w in config.objective.weights.items() if w and n not in FOR_INSTRUCTIONS]
+    if classwise:
+        raise ConfigError(
+            f"objective.weights: {classwise[0]} needs classes, which instructions lack; there are "
+            f"{', '.join(FOR_INSTRUCTIONS)}"
+        )
+    if config.selection.method not in ("greedy", *BASELINES):
+        raise ConfigError(
+            f"selection.method: {config.selection.method} needs classes; for instructions there are "
+            f"{', '.join(('greedy', *BASELINES))}"
+        )
+    if config.further_students:
+        raise ConfigError("objective.students: instructions are chosen for one student; leave it out")
+    if config.selection.labels == "soft":
+        raise ConfigError("selection.labels: instructions have no labels that could be soft")
+    if config.student.model.partition(":")[0] in STUDENTS:
+        raise ConfigError(f"student.model: {config.student.model} writes no answers; name a causal LM")
 
 
 @dataclass(frozen=True)

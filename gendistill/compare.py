@@ -18,13 +18,18 @@ from gendistill.data.label_sets import JOINED, NONE
 from gendistill.data.rows import fields_of
 from gendistill.data.shapes import common_shape
 from gendistill.errors import ConfigError, DataError
-from gendistill.evaluate import FULL, Draw, Measured, evaluate, random_rows, stratified_sample
+from gendistill.evaluate import FULL, Draw, Journal, Measured, evaluate, random_rows, stratified_sample
+from gendistill.evaluate_answers import MeasuredAnswers, evaluate_answers
 from gendistill.examples import Example, by_class
+from gendistill.prepare import Prepared, prepare
 from gendistill.progress import Reporter, Silent
 from gendistill.selection.baselines import k_means_nearest
 from gendistill.soft_labels import read_soft
 from gendistill.students import build_student
+from gendistill.students.base import Student
+from gendistill.students.causal import CausalStudent
 from gendistill.students.encoder import EncoderStudent
+from gendistill.teacher import KeepingStore
 
 
 def real_baselines(
@@ -52,9 +57,72 @@ def real_baselines(
     }
 
 
+def measure(
+    config: Config,
+    prepared: Prepared,
+    distilled: Sequence[Example],
+    soft: Tensor | None,
+    pool: Sequence[Example],
+    reference: Sequence[Example],
+    embeddings: Tensor,
+    *,
+    journal: Journal,
+    reporter: Reporter,
+) -> list[Measured] | list[MeasuredAnswers]:
+    """The table at the end of a run: the set, equal-sized baselines, and of classifiers the full data.
+
+    :param soft: (k, C) soft labels of the set, if it has any.
+    :param pool: the candidates that it was chosen from.
+    :param reference: the real rows that have embeddings, (m, d) float32.
+    """
+    settings, real, student = config.evaluate, prepared.real, prepared.student
+    classes = len(real.label_names)
+    if not settings.seeds or not real.test:
+        return []
+    sizes = [len(members) for members in by_class(distilled, classes)]
+    test = stratified_sample(real.test, classes, settings.max_test_rows, config.seed)
+    methods: dict[str, Draw] = {
+        "distilled": lambda run: distilled,
+        **real_baselines(real.train, reference, embeddings, sizes, seed=config.seed),
+        "random of the pool": lambda run: random_rows(pool, classes, sizes, config.seed + run),
+    }
+    if isinstance(student, CausalStudent):
+        return evaluate_answers(
+            methods,
+            test,
+            student,
+            config.student,
+            settings,
+            first_seed=config.first_student_seed,
+            journal=journal,
+            reporter=reporter,
+        )
+
+    def trained() -> Student:
+        """The teacher is a student of the full data."""
+        teacher = prepared.teacher.prepare()
+        assert isinstance(teacher, EncoderStudent)  # as the student is
+        return teacher
+
+    return evaluate(
+        methods | {FULL: lambda run: real.train},
+        test,
+        student,
+        config.student,
+        seeds=settings.seeds,
+        once=(FULL,),
+        trained={(FULL, 0): trained} if prepared.teacher.available else {},
+        first_seed=config.first_student_seed,
+        targets={} if soft is None else {"distilled": soft},
+        journal=journal,
+        reporter=reporter,
+        label_sets=real.label_sets,
+    )
+
+
 def compare_file(
     file: Path, config: Config, *, full: bool = True, reporter: Reporter | None = None, json_out: Path | None = None
-) -> tuple[list[Measured], int]:
+) -> tuple[list[Measured] | list[MeasuredAnswers], int]:
     """Measure a JSONL file beside equal-sized baselines and, if asked, the full data.
 
     With ``selection.labels: soft`` in the configuration students are trained on the file's soft labels, and on its hard
@@ -64,6 +132,8 @@ def compare_file(
     :raises DataError: the file cannot be read, its labels are not those of the real data, or it lacks soft labels.
     """
     reporter = reporter or Silent()
+    if config.data.task == "instruction":
+        return _compare_answers(file, config, reporter, json_out)
     real = load_real(config.data, per_class=1, seed=config.seed)
     if not real.test:
         raise ConfigError("data.test: none, but a measurement needs test rows; name a file or a split, or leave it out")
@@ -100,8 +170,48 @@ def compare_file(
     return table, len(test)
 
 
-def table_row(row: Measured) -> dict[str, object]:
-    """A row of the table as plain values; scores in [0, 1], one a run."""
+def _compare_answers(
+    file: Path, config: Config, reporter: Reporter, json_out: Path | None
+) -> tuple[list[MeasuredAnswers], int]:
+    """``compare_file`` of instructions: real baselines have as many rows of each cluster as the file."""
+    prepared = prepare(config, KeepingStore(), reporter)
+    real, student = prepared.real, prepared.student
+    assert isinstance(student, CausalStudent)  # as instructions are prepared
+    if not real.test:
+        raise ConfigError("data.test: none, but a measurement needs test rows; name a file or a split, or leave it out")
+    rows, _ = read_distilled(file)
+    if common_shape(rows) != "instruction":
+        raise DataError(f"{file}: rows without a conversation; give messages, or instruction and output, on each row")
+    given = [Example(fields_of(row), 0) for row in rows]
+    counts = [len(members) for members in by_class(real.train, len(real.label_names))]
+    sizes = _shared_out(len(given), counts)
+    embeddings = prepared.teacher.embeddings("real" if not real.target else "train", real.train)
+    methods: dict[str, Draw] = {file.name: lambda run: given}
+    methods |= real_baselines(real.train, real.train, embeddings, sizes, seed=config.seed)
+    test = stratified_sample(real.test, 1, config.evaluate.max_test_rows, config.seed)
+    table = evaluate_answers(
+        methods, test, student, config.student, config.evaluate,
+        first_seed=config.first_student_seed, reporter=reporter,
+    )  # fmt: skip
+    if json_out is not None:
+        atomic_write(json_out, json.dumps([table_row(row) for row in table], indent=2) + "\n")
+    return table, len(test)
+
+
+def _shared_out(total: int, counts: Sequence[int]) -> list[int]:
+    """So many rows shared out in proportion, by largest remainders."""
+    exact = [total * count / sum(counts) for count in counts]
+    sizes = [int(share) for share in exact]
+    behind = sorted(range(len(counts)), key=lambda group: sizes[group] - exact[group])
+    for group in behind[: total - sum(sizes)]:
+        sizes[group] += 1
+    return sizes
+
+
+def table_row(row: Measured | MeasuredAnswers) -> dict[str, object]:
+    """A row of the table as plain values, one a run: scores in [0, 1], losses in nats a token."""
+    if isinstance(row, MeasuredAnswers):
+        return {"method": row.method, "rows": row.size, "loss": row.loss, "exact": row.exact}
     return {"method": row.method, "rows": row.size, "accuracy": row.accuracy, "macro_f1": row.macro_f1}
 
 

@@ -332,6 +332,9 @@ class SelectionConfig(Section):
 class EvaluateConfig(Section):
     seeds: int = Field(3, ge=0, description="fresh students per row of the table (full data: one); 0: no table")
     first_seed: int | None = Field(None, ge=0, description="of the students; the seed of the run if absent")
+    exact_match_rows: int = Field(
+        50, ge=0, description="test questions that a tuned student answers, where answers end in a marked number"
+    )
     max_test_rows: int = Field(400, ge=10, description="seeded, stratified sample of the test split when it is larger")
 
 

@@ -40,6 +40,10 @@ class Measured:
     macro_f1: list[float]
 
     @property
+    def runs(self) -> int:
+        return len(self.accuracy)
+
+    @property
     def mean(self) -> float:
         return statistics.fmean(self.accuracy)
 

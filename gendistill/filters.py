@@ -372,7 +372,7 @@ def feature_filter(
     labels: Sequence[int],
     embeddings: FloatArray,
     real_embeddings: FloatArray,
-    probabilities: FloatArray,
+    probabilities: FloatArray | None,
     kept_embeddings: FloatArray | None = None,
     label_names: Sequence[str] | None = None,
 ) -> FeatureVerdict:
@@ -382,7 +382,7 @@ def feature_filter(
     :param labels: their class indices, (n,).
     :param embeddings: (n, d) float32, rows of unit length.
     :param real_embeddings: (m, d) float32, rows of unit length.
-    :param probabilities: (n, C), the teacher's.
+    :param probabilities: (n, C), the teacher's; None where there are no labels to be right about.
     :param kept_embeddings: (k, d) of candidates that passed in earlier rounds.
     :param label_names: C names, for the reasons.
     """
@@ -399,6 +399,8 @@ def feature_filter(
         if similarity[index] >= config.real_copy_similarity:
             reason = f"cosine {similarity[index]:.3f} to a real row, the limit is {config.real_copy_similarity:g}"
             rejections[index] = Rejection("real_similarity", reason)
+        elif probabilities is None:
+            continue
         elif not probabilities[index][label] >= config.teacher_probability:  # NaN is turned away too
             rejections[index] = Rejection(
                 "wrong_label", _label_reason(config, label, probabilities[index], label_names)

@@ -18,32 +18,34 @@ from torch import Tensor
 from gendistill.card import Spent, run_card
 from gendistill.choosing import Choice, check_names, choose, gains_within, held_out
 from gendistill.clusters import class_clusters, nearest_classes
-from gendistill.compare import real_baselines
+from gendistill.compare import measure
 from gendistill.config import Config, TuneConfig
-from gendistill.data import RealData, load_real
+from gendistill.data import RealData
 from gendistill.data.export import json_line
 from gendistill.data.rows import labels_of, texts_of
 from gendistill.errors import ConfigError, GenerationError
-from gendistill.evaluate import FULL, Draw, Measured, evaluate, random_rows, stratified_sample
+from gendistill.evaluate import Measured
+from gendistill.evaluate_answers import MeasuredAnswers
 from gendistill.examples import Example, by_class
 from gendistill.filters import FilterReport, TextFilter
 from gendistill.further import FurtherStudent, file_name, further_students, with_further
 from gendistill.generators import Generator, arrivals, build_generator
 from gendistill.generators.meter import Meter
 from gendistill.generators.urls import shown
-from gendistill.inputs import RealSide, objective_inputs, real_side, say_unread
+from gendistill.inputs import RealSide, objective_inputs, real_side
 from gendistill.intake import Intake
 from gendistill.objectives import Objective
 from gendistill.planning import Chosen, Reference, plan_lessons, plan_round, requests_per_class, token_budget
 from gendistill.pool import DECIMALS, GarbageWatch, Pool, judge
+from gendistill.prepare import Prepared, prepare
 from gendistill.progress import Reporter, Silent
 from gendistill.prompts import load_template
 from gendistill.selection import Selection
 from gendistill.soft_labels import KEY, named, soften
 from gendistill.store import Judged, Planned, Resume, Store, fingerprint
-from gendistill.students.encoder import EncoderStudent
+from gendistill.students.causal import CausalStudent
 from gendistill.tasks import TextClassification, task_of
-from gendistill.teacher import FOLDER, Teacher
+from gendistill.teacher import FOLDER
 
 ADAPTER = "adapter"  # folder of a tuned generator's
 MANY_CLASSES = 12  # more than a prompt names
@@ -72,10 +74,10 @@ class Distilled:
     out: Path
     rows: list[dict[str, Any]]  # as in distilled.jsonl
     label_names: list[str]
-    table: list[Measured]
+    table: list[Measured] | list[MeasuredAnswers]
     rounds: list[Round]
     filters: FilterReport
-    teacher_accuracy: float  # on the dev part
+    teacher_accuracy: float | None  # on the dev part; None for instructions
     pool_size: int
     real: RealData
 
@@ -115,17 +117,13 @@ class _Run:
         if generator is not None and config.generator.tune.steps:
             raise ConfigError("generator.tune: a generator of your own is tuned by you; set generator.tune.steps to 0")
         self.generator = generator or build_generator(config.generator)  # it loads nothing yet
-        self.real = load_real(config.data, per_class=1, seed=config.seed)
-        for line in self.real.report.lines():
-            reporter.say(line)
+        prepared = prepare(config, store, reporter)
+        self.real, self.task = prepared.real, prepared.task
+        self.student, self.teacher = prepared.student, prepared.teacher
         self._say_small_classes()
         parts = (self.real.train, self.real.dev, self.real.test, self.real.target)
         store.remember("real data", fingerprint([row for part in parts for row in part]))
-        self.task = task_of(self.real)
         self.num_classes = len(self.real.label_names)
-        self.student = EncoderStudent(config.student, self.num_classes)
-        say_unread(self.student, self.real.train, reporter)
-        self.teacher = Teacher(config.student, self.student, self.real.train, store, reporter, config.seed)
         # Whether it chats is asked of the store first: only the generator itself, loaded, can tell otherwise.
         known = store.meta("generator")
         if not known:
@@ -225,6 +223,8 @@ class _Run:
     def _say_small_classes(self) -> None:
         """A class may have fewer real rows than the budget: the generator writes more of it."""
         counts = self.real.report.class_counts["train"]
+        if isinstance(self.student, CausalStudent):
+            return  # clusters are not classes that a student must know
         small = {name: count for name, count in counts.items() if count < self.config.per_class}
         if small:
             shown = ", ".join(f"{name!r} ({count})" for name, count in list(small.items())[:5])
@@ -233,7 +233,10 @@ class _Run:
                 f"such as {shown}; baselines of real rows take what there is"
             )
 
-    def _teacher_accuracy(self) -> float:
+    def _teacher_accuracy(self) -> float | None:
+        """On dev; None of a causal LM, which has no classes to be right about."""
+        if isinstance(self.student, CausalStudent):
+            return None
         known = self.store.meta("teacher dev accuracy")
         if known is None:
             known = self.teacher.accuracy(self.real.dev)
@@ -439,37 +442,19 @@ class _Run:
             )
         return rows
 
-    def _measure(self, distilled: list[Example], soft: Tensor | None, reference: Reference) -> list[Measured]:
-        settings, classes = self.config.evaluate, self.num_classes
-        if not settings.seeds or not self.real.test:
-            return []
-        sizes = [len(members) for members in by_class(distilled, classes)]
-        test = stratified_sample(self.real.test, classes, settings.max_test_rows, self.config.seed)
-        methods: dict[str, Draw] = {
-            "distilled": lambda run: distilled,
-            **real_baselines(
-                self.real.train,
-                reference.examples,
-                torch.from_numpy(reference.embeddings),
-                sizes,
-                seed=self.config.seed,
-            ),
-            "random of the pool": lambda run: random_rows(self.pool.examples, classes, sizes, self.config.seed + run),
-            FULL: lambda run: self.real.train,
-        }
-        return evaluate(
-            methods,
-            test,
-            self.student,
-            self.config.student,
-            seeds=settings.seeds,
-            once=(FULL,),
-            trained={(FULL, 0): self.teacher.prepare} if self.teacher.available else {},
-            first_seed=self.config.first_student_seed,
-            targets={} if soft is None else {"distilled": soft},
+    def _measure(
+        self, distilled: list[Example], soft: Tensor | None, reference: Reference
+    ) -> list[Measured] | list[MeasuredAnswers]:
+        return measure(
+            self.config,
+            Prepared(self.real, self.task, self.student, self.teacher),
+            distilled,
+            soft,
+            self.pool.examples,
+            reference.examples,
+            torch.from_numpy(reference.embeddings),
             journal=self.store,
             reporter=self.reporter,
-            label_sets=self.real.label_sets,
         )
 
 

@@ -103,14 +103,15 @@ def judge(
         labels=[example.label for example in asked],
         embeddings=embeddings.numpy(),
         real_embeddings=real_embeddings,
-        probabilities=probabilities.numpy(),
+        probabilities=probabilities.numpy() if teacher.judges_labels else None,
         kept_embeddings=kept_embeddings,
         label_names=label_names,
     )
     final = list(verdicts)
     for i, row in enumerate(passed):
         final[row] = checked.rejections[i]
-        scores[row] = {"teacher_probability": round(float(probabilities[i, asked[i].label]), DECIMALS)}
+        if teacher.judges_labels:
+            scores[row]["teacher_probability"] = round(float(probabilities[i, asked[i].label]), DECIMALS)
         if len(real_embeddings):
             scores[row]["real_similarity"] = round(float(checked.real_similarity[i]), DECIMALS)
     rows = [i for i, rejection in enumerate(checked.rejections) if rejection is None]

@@ -14,23 +14,22 @@ import torch
 
 from gendistill.choosing import Held, check_names, choose, gains_within, held_out
 from gendistill.config import Config
-from gendistill.data import RealData, load_real
-from gendistill.data.candidates import CandidateFile, read_candidates
+from gendistill.data import RealData
+from gendistill.data.candidates import CandidateFile, read_candidates, read_instructions
 from gendistill.data.rows import columns_for, labels_of, texts_of
 from gendistill.errors import DataError
 from gendistill.evaluate import stratified_sample
 from gendistill.examples import Example
 from gendistill.filters import FilterReport, Rejection, TextFilter
 from gendistill.further import further_students, with_further
-from gendistill.inputs import RealSide, objective_inputs, real_side, say_unread
+from gendistill.inputs import RealSide, objective_inputs, real_side
 from gendistill.objectives import ObjectiveInputs, build_objective
 from gendistill.objectives.linear import coarse_threads
 from gendistill.pool import DECIMALS, judge
+from gendistill.prepare import prepare
 from gendistill.progress import Reporter, Silent
 from gendistill.soft_labels import KEY, named, soften
-from gendistill.students.encoder import EncoderStudent
-from gendistill.tasks import task_of
-from gendistill.teacher import MemoryStore, Teacher
+from gendistill.teacher import KeepingStore, MemoryStore
 
 REAL: Literal["real"] = "real"  # in place of a file: the real training rows
 _NO_EXAMPLE = Example(("",), 0)  # stands in for a row that is none; it has a verdict already, so no one looks at it
@@ -61,14 +60,14 @@ class Scored:
     inputs: ObjectiveInputs
     held: Held
     report: FilterReport
-    teacher_accuracy: float  # on the dev part
+    teacher_accuracy: float | None  # on the dev part; None for instructions
 
     @property
     def rows(self) -> list[dict[str, Any]]:
         """As ``gendistill score`` writes them: the verdict, the scores, and after them the file's other columns."""
         rows = []
         for given, verdict, scores in zip(self.given, self.verdicts, self.scores, strict=True):
-            row: dict[str, Any] = {**given.texts, "label": given.label}
+            row: dict[str, Any] = {**given.texts, **({} if given.label is None else {"label": given.label})}
             if given.example is not None:
                 labels = labels_of(given.example, self.real.label_names, self.real.label_sets)
                 row = {**texts_of(given.example), **labels, "id": given.example.id}
@@ -180,26 +179,27 @@ def _provenance(given: Given, name: str) -> dict[str, Any]:
 def _filtered(candidates: Path | Literal["real"], config: Config, reporter: Reporter) -> Scored:
     """The candidates with the verdict of every filter, scored by the teacher alone."""
     check_names(config)
-    real = load_real(config.data, per_class=1, seed=config.seed)
-    for line in real.report.lines():
-        reporter.say(line)
+    prepared = prepare(config, KeepingStore(), reporter)
+    real, teacher = prepared.real, prepared.teacher
     # "real" is no Path, so the type checker knows what is left.
-    file = read_candidates(candidates, config.data, real) if isinstance(candidates, Path) else None
+    if isinstance(candidates, Path) and not teacher.judges_labels:
+        file: CandidateFile | None = read_instructions(candidates, config.data, real, prepared.grouped)
+    else:
+        file = read_candidates(candidates, config.data, real) if isinstance(candidates, Path) else None
     if file is not None:
         for line in file.lines():
             reporter.say(line)
-    student = EncoderStudent(config.student, len(real.label_names))
-    say_unread(student, real.train, reporter)
-    teacher = Teacher(config.student, student, real.train, MemoryStore(), reporter, config.seed)
     side = real_side(config, real, teacher)
-    accuracy = teacher.accuracy(real.dev)
-    reporter.say(f"teacher: {accuracy:.1%} of {len(real.dev)} held-out real rows right")
+    accuracy = None
+    if teacher.judges_labels:
+        accuracy = teacher.accuracy(real.dev)
+        reporter.say(f"teacher: {accuracy:.1%} of {len(real.dev)} held-out real rows right")
 
     name, given, verdicts = _from_real(config, real, side) if file is None else _from_file(file)
     if file is None and len(given) < len(real.train):
         reporter.say(f"candidates: {len(given):,} of the real training rows; see data.max_reference_rows")
     text_filter = TextFilter(
-        config.filters, real.train, copies=file is not None, extra=task_of(real).checks(real.train)
+        config.filters, real.train, copies=file is not None, extra=prepared.task.checks(real.train)
     )
     for i, row in enumerate(given):
         if verdicts[i] is None and row.example is not None:
@@ -248,10 +248,12 @@ def _from_real(config: Config, real: RealData, side: RealSide) -> tuple[str, lis
 
 def _from_file(file: CandidateFile) -> tuple[str, list[Given], list[Rejection | None]]:
     columns = file.columns
-    written = columns_for(len(columns.texts))
     given = []
     for row in file.rows:
-        extra = {key: value for key, value in row.values.items() if key not in (*columns.texts, columns.label)}
-        texts = {name: row.values.get(column) for name, column in zip(written, columns.texts, strict=True)}
+        read = (*columns.texts, columns.label)
+        extra = {key: value for key, value in row.values.items() if key not in read}
+        texts = {column: row.values.get(column) for column in columns.texts}
+        if columns.label:  # by the names that they are written under
+            texts = dict(zip(columns_for(len(columns.texts)), texts.values(), strict=True))
         given.append(Given(row.number, texts, row.values.get(columns.label), extra, row.example))
     return file.name, given, [row.excluded for row in file.rows]

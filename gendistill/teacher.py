@@ -18,6 +18,7 @@ from gendistill.examples import Example
 from gendistill.models import model_error, resolve
 from gendistill.progress import Advance, Reporter
 from gendistill.students.base import Features, Segment
+from gendistill.students.causal import CausalStudent
 from gendistill.students.encoder import FEATURE_SCALE, EncoderStudent, Progress
 from gendistill.students.segments import segments
 
@@ -65,6 +66,19 @@ class MemoryStore:
         pass
 
 
+class KeepingStore(MemoryStore):
+    """Keeps features in memory, for a teacher that is asked for the same rows again."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, tuple[str, ...]], dict[str, Tensor]] = {}
+
+    def load_features(self, name: str, ids: Sequence[str]) -> dict[str, Tensor] | None:
+        return self._kept.get((name, tuple(ids)))
+
+    def save_features(self, name: str, ids: Sequence[str], tensors: dict[str, Tensor]) -> None:
+        self._kept[name, tuple(ids)] = tensors
+
+
 class Teacher:
     """:param real: the rows that it is trained on.
     :param name: of its folder in the store; what a further student's teacher keeps is named after it.
@@ -73,7 +87,7 @@ class Teacher:
     def __init__(
         self,
         config: StudentConfig,
-        student: EncoderStudent,
+        student: EncoderStudent | CausalStudent,
         real: Sequence[Example],
         store: TeacherStore,
         reporter: Reporter,
@@ -91,7 +105,12 @@ class Teacher:
         """Whether it is trained already, in memory or in the store."""
         return self._ready or self.store.saved_folder(self.folder) is not None
 
-    def prepare(self) -> EncoderStudent:
+    @property
+    def judges_labels(self) -> bool:
+        """Whether it says how probable a candidate's label is; a causal LM knows no labels."""
+        return isinstance(self.student, EncoderStudent)
+
+    def prepare(self) -> EncoderStudent | CausalStudent:
         """The trained student: loaded from the store, or trained and saved there."""
         if self._ready:
             return self.student
@@ -112,7 +131,9 @@ class Teacher:
 
     def accuracy(self, rows: Sequence[Example]) -> float:
         """Share of the rows that it gives their label."""
-        predicted = self.prepare().predict(rows).argmax(1).tolist()
+        student = self.prepare()
+        assert isinstance(student, EncoderStudent)  # ``judges_labels``
+        predicted = student.predict(rows).argmax(1).tolist()
         return sum(label == row.label for label, row in zip(predicted, rows, strict=True)) / len(rows)
 
     def embeddings(self, name: str, examples: Sequence[Example]) -> Tensor:
@@ -140,9 +161,11 @@ class Teacher:
         """What its training did to it from one checkpoint to the next, in order."""
         arrays = self.store.load_features(f"{self._prefix}segments", [])
         if arrays is None:
+            student = self.prepare()
+            assert isinstance(student, EncoderStudent)  # no objective of instructions asks for segments
             arrays = {
                 f"{part}.{t}": values
-                for t, segment in enumerate(segments(self.prepare()))
+                for t, segment in enumerate(segments(student))
                 for part in ("head", "head_scale", "body")
                 if (values := getattr(segment, part)) is not None
             }
@@ -161,8 +184,9 @@ class Teacher:
         total = self.config.checkpoints
         embedding = self._embed(rows, lambda share: tick(share / total))
         for t in range(total):
-            plain = self.config.embedder is None and not self.config.gradient_dims and self.student.pooling != "pooler"
-            if t == 0 and plain:
+            encoder = isinstance(student, EncoderStudent) and student.pooling != "pooler"
+            if t == 0 and encoder and self.config.embedder is None and not self.config.gradient_dims:
+                assert isinstance(student, EncoderStudent)
                 # The first checkpoint has the pretrained body: its features are the embeddings, scaled.
                 features = student.classify(embedding * FEATURE_SCALE, checkpoint=0)
             else:

@@ -165,7 +165,9 @@ class Chooser:
         names = self.known.label_names
         soft = None
         if config.selection.labels == "soft":
-            soft = soften(self.teacher.prepare().predict(chosen), config.selection.label_temperature)
+            teacher = self.teacher.prepare()
+            assert isinstance(teacher, EncoderStudent)  # made so above
+            soft = soften(teacher.predict(chosen), config.selection.label_temperature)
         return [
             {
                 **texts_of(row),

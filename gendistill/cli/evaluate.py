@@ -14,6 +14,7 @@ from gendistill.cli.options import build_config, data_flags
 def evaluate(
     file: Annotated[Path, typer.Argument(help="JSONL with text and label (or label_name), such as distilled.jsonl.")],
     config: options.ConfigFile = None,
+    task: options.Task = None,
     dataset: options.Dataset = None,
     subset: options.Subset = None,
     split: options.Split = None,
@@ -38,7 +39,7 @@ def evaluate(
     """Train fresh students on FILE and on equal-sized samples of the real data, and compare them on the test split."""
     from rich.console import Console
 
-    flags = data_flags(dataset, subset, split, test, text_column, text_column_b, label_column, label_names)
+    flags = data_flags(task, dataset, subset, split, test, text_column, text_column_b, label_column, label_names)
     flags |= {"student.model": student, "evaluate.seeds": seeds, "seed": seed}
     flags["selection.labels"] = None if labels is None else labels.value
     resolved = build_config(config, flags, settings)

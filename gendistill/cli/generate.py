@@ -39,6 +39,7 @@ class GeneratorMode(str, enum.Enum):
 
 def generate(
     config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML file; the config.yaml of a run replays it.")] = None,
+    task: options.Task = None,
     dataset: options.Dataset = None,
     subset: options.Subset = None,
     split: options.Split = None,
@@ -81,7 +82,7 @@ def generate(
     """
     from rich.console import Console
 
-    flags = data_flags(dataset, subset, split, test, text_column, text_column_b, label_column, label_names)
+    flags = data_flags(task, dataset, subset, split, test, text_column, text_column_b, label_column, label_names)
     flags |= choice_flags(per_class, method, objective, finalists, labels, budget)
     flags |= {
         "data.description": description,
@@ -143,11 +144,12 @@ def _tell(console: Console, config: Config, result: Distilled) -> None:
     if result.table:
         test_size = min(len(result.real.test), config.evaluate.max_test_rows)
         console.print(results_table(result.table, test_size))
-    first = result.rows[0]["label_name"]
+    key = "cluster_name" if "messages" in result.rows[0] else "label_name"
+    first = result.rows[0][key]
     console.print(f"\nThe texts chosen for {first!r}:", markup=False, highlight=False, soft_wrap=True)
     for row in result.rows:
-        if row["label_name"] == first:
-            shown = "\n    ".join(fields_of(row))
+        if row[key] == first:
+            shown = "\n    ".join(filter(None, fields_of(row)))
             console.print(f"  - {shown}", markup=False, highlight=False, soft_wrap=True)
     console.print(
         f"\n{len(result.rows)} texts in {result.path}, dataset card in {config.out}/README.md",

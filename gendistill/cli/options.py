@@ -17,6 +17,11 @@ class LabelKind(str, enum.Enum):
     soft = "soft"
 
 
+class TaskKind(str, enum.Enum):
+    auto = "auto"
+    instruction = "instruction"
+
+
 class BudgetKind(str, enum.Enum):
     equal = "equal"
     proportional = "proportional"
@@ -25,6 +30,12 @@ class BudgetKind(str, enum.Enum):
 Dataset = Annotated[
     str | None,
     typer.Option(help="Hub name, .jsonl/.csv/.parquet file, or builtin:bbc-news. [default: builtin:bbc-news]"),
+]
+Task = Annotated[
+    TaskKind | None,
+    typer.Option(
+        help="auto: texts or pairs with labels; instruction: answers to instructions, learnt by a causal LM. [default: auto]"
+    ),
 ]
 Subset = Annotated[str | None, typer.Option(help="Configuration of a hub dataset.")]
 Split = Annotated[str | None, typer.Option(help="Split of a hub dataset to distil. [default: train]")]
@@ -104,11 +115,12 @@ def build_config(path: Path | None, flags: dict[str, Any], settings: list[str] |
 
 
 def data_flags(
-    dataset: str | None, subset: str | None, split: str | None, test: str | None,
+    task: TaskKind | None, dataset: str | None, subset: str | None, split: str | None, test: str | None,
     text_column: str | None, text_column_b: str | None, label_column: str | None, label_names: str | None,
 ) -> dict[str, Any]:  # fmt: skip
     names = None if label_names is None else [name.strip() for name in label_names.split(",")]
     return {
+        "data.task": None if task is None else task.value,
         "data.dataset": dataset,
         "data.subset": subset,
         "data.split": split,
@@ -178,6 +190,9 @@ def shown_flags(config: Config) -> str:
 
     plain = Config()
     flags = ["--dataset", config.data.dataset]
+    if config.data.task != plain.data.task:
+        flags += ["--task", config.data.task]
+        plain = Config(data={"task": config.data.task})
     for key in ("subset", "split", "test", "text_column", "text_column_b", "label_column", "label_names"):
         value = getattr(config.data, key)
         if value != getattr(plain.data, key):

@@ -16,6 +16,7 @@ def score(
     candidates: options.Candidates,
     out: Annotated[Path, typer.Option("--out", "-o", help="JSONL to write: every row with verdict and scores.")],
     config: options.ConfigFile = None,
+    task: options.Task = None,
     dataset: options.Dataset = None,
     subset: options.Subset = None,
     split: options.Split = None,
@@ -37,7 +38,7 @@ def score(
     """
     from rich.console import Console
 
-    flags = data_flags(dataset, subset, split, test, text_column, text_column_b, label_column, label_names)
+    flags = data_flags(task, dataset, subset, split, test, text_column, text_column_b, label_column, label_names)
     flags |= {"student.model": student, "objective.weights": objective_weights(objective), "seed": seed}
     flags |= {"data.target": target}
     resolved = build_config(config, flags, settings)

@@ -16,6 +16,7 @@ def select(
     candidates: options.Candidates,
     out: Annotated[Path, typer.Option("--out", "-o", help="JSONL to write: the chosen rows.")],
     config: options.ConfigFile = None,
+    task: options.Task = None,
     dataset: options.Dataset = None,
     subset: options.Subset = None,
     split: options.Split = None,
@@ -38,7 +39,7 @@ def select(
     """Choose the few rows of CANDIDATES that together stand in best for the real data."""
     from rich.console import Console
 
-    flags = data_flags(dataset, subset, split, test, text_column, text_column_b, label_column, label_names)
+    flags = data_flags(task, dataset, subset, split, test, text_column, text_column_b, label_column, label_names)
     flags |= choice_flags(per_class, method, objective, finalists, labels, budget)
     resolved = build_config(config, flags | {"student.model": student, "seed": seed, "data.target": target}, settings)
     source = candidates_of(candidates, out)

@@ -16,6 +16,7 @@ from gendistill.progress import Advance
 
 if TYPE_CHECKING:
     from gendistill.evaluate import Measured
+    from gendistill.evaluate_answers import MeasuredAnswers
 
 PLAIN_EVERY_S = 15.0  # seconds between two lines of a stage where there is no terminal
 
@@ -85,22 +86,23 @@ class TerminalReporter:
         self.say(line())
 
 
-def results_table(rows: Sequence[Measured], test_size: int) -> Table:
+def results_table(rows: Sequence[Measured] | Sequence[MeasuredAnswers], test_size: int) -> Table:
     table = Table(title=f"fresh students, scored on {test_size} test rows", title_justify="left")
     table.add_column("trained on")
-    for name in ("rows", "runs", "accuracy", "spread", "macro F1"):
+    answers = any(hasattr(row, "loss") for row in rows)
+    for name in ("rows", "runs", *(("loss", "spread", "exact") if answers else ("accuracy", "spread", "macro F1"))):
         table.add_column(name, justify="right")
     for row in rows:
-        spread = "" if row.spread is None else f"± {100 * row.spread:.1f}"
-        f1 = sum(row.macro_f1) / len(row.macro_f1)
         style = "bold" if row.method == "distilled" else ""
-        table.add_row(
-            row.method,
-            str(row.size),
-            str(len(row.accuracy)),
-            f"{100 * row.mean:.1f}",
-            spread,
-            f"{100 * f1:.1f}",
-            style=style,
-        )
+        table.add_row(row.method, str(row.size), str(row.runs), *_figures(row), style=style)
     return table
+
+
+def _figures(row: Measured | MeasuredAnswers) -> tuple[str, str, str]:
+    """What was measured, its spread, and the second figure."""
+    loss: list[float] | None = getattr(row, "loss", None)
+    unit, decimals = (1, 3) if loss is not None else (100, 1)
+    second: list[float] | None = getattr(row, "exact" if loss is not None else "macro_f1")
+    spread = "" if row.spread is None else f"± {unit * row.spread:.{decimals}f}"
+    shown = "" if second is None else f"{100 * sum(second) / len(second):.1f}"
+    return f"{unit * row.mean:.{decimals}f}", spread, shown

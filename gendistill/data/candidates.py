@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gendistill.config import DataConfig
 from gendistill.data.columns import Columns, find_columns
+from gendistill.data.instructions import PROBLEMS, find_shape, prompt_of, read_fields
 from gendistill.data.label_sets import LabelSets
 from gendistill.data.labels import Labels, UnknownLabel
 from gendistill.data.load import RealData, clean_text
@@ -118,6 +119,48 @@ def read_candidates(path: Path, config: DataConfig, real: RealData) -> Candidate
         notes.append(f"labels are numbers, taken as places in the list of classes: 0 is {real.label_names[0]}")
     found = CandidateFile(str(path), source.unit, rows, notes, columns)
     _check_usable(found, real.label_names, chosen_column)
+    return found
+
+
+def read_instructions(
+    path: Path, config: DataConfig, real: RealData, grouped: Callable[[str, Sequence[Example]], list[Example]]
+) -> CandidateFile:
+    """Read instructions as candidates and exclude what cannot be one.
+
+    Excluded, by name: what ``data.instructions.PROBLEMS`` lists, ``duplicate`` (prompt and answer of an earlier row) and
+    ``held_out_copy`` (a prompt of the dev or test rows).
+
+    :param grouped: gives each its cluster.
+    :raises DataError: the file cannot be read, is no instruction data, or no row of it can be a candidate.
+    """
+    source = open_file(path)
+    read = [(number, dict(values)) for number, values in source.rows(None)]
+    shape = find_shape(source.columns or list({key: None for _, values in read for key in values}))
+    if shape is None:
+        raise DataError(f"{path}: no instruction data; give messages, or instruction and output, on each row")
+    held_out = {prompt_of(example.fields) for example in (*real.dev, *real.test)}
+    first: dict[tuple[str, ...], int] = {}
+    rows: list[Row] = []
+    for number, values in read:
+        fields = read_fields(values, shape, config.max_chars)
+        if isinstance(fields, str):
+            rows.append(Row(number, values, None, Rejection(fields, PROBLEMS[fields])))
+            continue
+        excluded = None
+        earlier = first.setdefault(fields, number)
+        if earlier != number:
+            excluded = Rejection("duplicate", f"prompt and answer of {source.unit} {earlier}")
+        elif prompt_of(fields) in held_out:
+            excluded = Rejection("held_out_copy", "asks what the real data's dev or test rows ask")
+        rows.append(Row(number, values, Example(fields, 0), excluded))
+    labelled = iter(grouped("candidates", [row.example for row in rows if row.example is not None]))
+    rows = [row if row.example is None else replace(row, example=next(labelled)) for row in rows]
+    notes = [source.encoding_note] if source.encoding_note else []
+    found = CandidateFile(str(path), source.unit, rows, notes, Columns(shape.columns, ""))
+    if not found.usable:
+        reasons = Counter(row.excluded.filter for row in rows if row.excluded is not None)
+        told = ", ".join(f"{filter} {count}" for filter, count in reasons.most_common())
+        raise DataError(f"{found.name}: none of its {len(rows)} rows can be a candidate ({told or 'no rows'})")
     return found
 
 

@@ -35,7 +35,7 @@ _MARKDOWN = re.compile(r"([\\`*_\[\]|~#$!@])")
 
 @dataclass(frozen=True)
 class Result:
-    """A row of the table of results: accuracy of fresh students, as shares of 1."""
+    """A row of the table of results: accuracy of fresh students, as shares of 1; or their loss."""
 
     method: str
     mean: float
@@ -86,6 +86,7 @@ class CardInfo:
     made_with: Mapping[str, object] = field(default_factory=dict)  # generator, student, ... in the order to show
     filters: Mapping[str, int] = field(default_factory=dict)  # filter -> candidates it turned away
     results: Sequence[Result] = ()
+    losses: bool = False  # the results are losses, not accuracies
     results_note: str = ""  # what was measured, on how many test rows
     command: str | None = None  # to make it again
     samples_per_class: int = 2
@@ -188,10 +189,11 @@ def _results(info: CardInfo) -> str:
     lines = ["## Results\n"]
     if info.results_note:
         lines += [_inline(info.results_note), ""]
-    lines += ["| trained on | accuracy (%) | seeds |", "|---|---:|---:|"]
+    measure, unit, decimals = ("loss (nats a token)", 1, 3) if info.losses else ("accuracy (%)", 100, 1)
+    lines += [f"| trained on | {measure} | seeds |", "|---|---:|---:|"]
     for row in info.results:
-        spread = "" if row.spread is None else f" ± {100 * row.spread:.1f}"
-        lines.append(f"| {_inline(row.method)} | {100 * row.mean:.1f}{spread} | {row.n_seeds} |")
+        spread = "" if row.spread is None else f" ± {unit * row.spread:.{decimals}f}"
+        lines.append(f"| {_inline(row.method)} | {unit * row.mean:.{decimals}f}{spread} | {row.n_seeds} |")
     return "\n".join(lines) + "\n"
 
 

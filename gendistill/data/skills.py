@@ -11,7 +11,20 @@ from gendistill.examples import Example
 DOCUMENTS = 2_000  # of a cluster that are looked at, spread over it
 CHARACTERS = 2_000  # of each: what is wanted stands at the beginning, a long context behind it
 # On the list of stop words, and yet what an instruction is about.
-_SKILLS = {"call", "computer", "cry", "describe", "detail", "fill", "find", "fire", "interest", "name", "show", "system"}
+_SKILLS = {
+    "call",
+    "computer",
+    "cry",
+    "describe",
+    "detail",
+    "fill",
+    "find",
+    "fire",
+    "interest",
+    "name",
+    "show",
+    "system",
+}
 _WORD = r"(?u)\b[^\W\d_]{2,}\b"
 
 

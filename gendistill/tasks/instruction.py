@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from gendistill.examples import Example
 from gendistill.tasks.base import Check, Fields
@@ -33,7 +33,8 @@ class Instruction:
     description: str | None = None
     system: str = ""
 
-    name = "instruction"
+    name: ClassVar[str] = "instruction"
+    json_keys: ClassVar[tuple[str, ...]] = ("instruction", "answer")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "label_names", tuple(self.label_names))

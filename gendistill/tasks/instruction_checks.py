@@ -75,7 +75,9 @@ _REFUSAL = re.compile(
     r"|please provide (?:me )?(?:with )?(?:the|more|a|your)\b)",
     re.IGNORECASE,
 )  # fmt: skip
-_AS_AN_AI = re.compile(r"\bas an? (?:ai|artificial intelligence|large language|language) (?:model|assistant|language)", re.I)
+_AS_AN_AI = re.compile(
+    r"\bas an? (?:ai|artificial intelligence|large language|language) (?:model|assistant|language)", re.I
+)
 _PLACEHOLDER = re.compile(
     r"[<\[{(][^<>\[\]{}()\n]{0,60}\b(?:your|the|insert|new|complete|an?)\b[^<>\[\]{}()\n]{0,60}"
     r"(?:answer|response|instruction|text|here)[^<>\[\]{}()\n]{0,60}[>\]})]\.?|(?:\.{3}|\u2026)",

@@ -28,7 +28,9 @@ CONTEXT_NAMES = ("input", "context")
 _CONVERSATION = ("user", "human")  # a later turn of theirs need not be understood by itself
 _HEADING = "### Instruction:"
 # --- labelled lines
-_ADJECTIVE = r"(?:the|new|your|my|user|assistant|ai|model|example|sample|expected|correct|final|complete)(?:['\u2019]s)?"
+_ADJECTIVE = (
+    r"(?:the|new|your|my|user|assistant|ai|model|example|sample|expected|correct|final|complete)(?:['\u2019]s)?"
+)
 _LABEL = re.compile(
     rf"(?P<before>(?:[ \t>*_#+\-\u2022\[]|\(?\d{{1,3}}[.):](?=[ \t*]))*)(?:{_ADJECTIVE}[ \t]+){{0,2}}"
     rf"(?P<name>{'|'.join((*ASK_NAMES, *ANSWER_NAMES, 'context'))})"
