@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from gendistill.config import FilterConfig
 from gendistill.errors import DataError
-from gendistill.examples import Example
+from gendistill.examples import CONVERSATION_FIELDS, Example
 
 if TYPE_CHECKING:
     from gendistill.tasks.base import Check
@@ -291,7 +291,8 @@ class TextFilter:
         :param finish_reason: why the generator stopped this text (`Reply.finish_reason`).
         """
         text = example.text
-        if any(_is_blank(part) for part in example.fields) and finish_reason != "content_filter":
+        system = len(example.fields) >= CONVERSATION_FIELDS  # the one field that may be empty
+        if any(_is_blank(part) for part in example.fields[system:]) and finish_reason != "content_filter":
             return Rejection("empty", "no visible text")
         if finish_reason == "content_filter":
             return Rejection("withheld", "the server's content filter stopped the text")

@@ -25,6 +25,7 @@ from gendistill.tasks import Task, task_of
 from gendistill.teacher import Teacher, TeacherStore
 
 WARM_UP_ROWS = 400  # real rows that a causal LM is tuned on to give checkpoints, at most; LESS takes a twentieth
+CENTRE_ROWS = 200  # whose mean is taken from a causal LM's own embeddings
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,9 @@ def _instructions(config: Config, store: TeacherStore, reporter: Reporter) -> Pr
             f"{config.student.max_tokens}, and {student.cut.prompts:,} prompts lose their beginning"
         )
     teacher = Teacher(config.student, student, [], store, reporter, config.seed)
+    if config.student.embedder is None:
+        # Mean states of a decoder point one way (Ethayarajh 2019, arXiv 1909.00512): without their mean they differ.
+        teacher.centre = student.embed(real.aim[:: -(-len(real.aim) // CENTRE_ROWS)]).mean(0)
     real, centroids = _clustered(config, real, teacher)
     rows = real.train
     if len(rows) > WARM_UP_ROWS:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gendistill.config import StudentConfig
 from gendistill.examples import Example
@@ -99,6 +99,7 @@ class Teacher:
         self.store, self.reporter, self.seed = store, reporter, seed
         self._ready = False
         self._embedder: SentenceTransformer | None = None
+        self.centre: Tensor | None = None  # (d,) taken from its own embeddings: those of a causal LM are all alike
 
     @property
     def available(self) -> bool:
@@ -198,7 +199,8 @@ class Teacher:
 
     def _embed(self, rows: Sequence[Example], tick: _Tick) -> Tensor:
         if self.config.embedder is None:
-            return self.student.embed(rows, progress=lambda done, count: tick(done / count))
+            vectors = self.student.embed(rows, progress=lambda done, count: tick(done / count))
+            return vectors if self.centre is None else nn.functional.normalize(vectors - self.centre, dim=1)
         if self._embedder is None:
             from sentence_transformers import SentenceTransformer
 

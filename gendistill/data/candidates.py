@@ -144,7 +144,7 @@ def read_instructions(
     for number, values in read:
         fields = read_fields(values, shape, config.max_chars)
         if isinstance(fields, str):
-            rows.append(Row(number, values, None, Rejection(fields, PROBLEMS[fields])))
+            rows.append(Row(number, values, None, Rejection(fields, PROBLEMS[fields].removeprefix("rows dropped: "))))
             continue
         excluded = None
         earlier = first.setdefault(fields, number)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gendistill.config import DataConfig
+from gendistill.data.instructions import find_shape
 from gendistill.data.readers import Source
 from gendistill.errors import DataError
 
@@ -76,7 +77,8 @@ def find_columns(
     texts = texts or ((text,) if text is not None else ())
     for column, what in (*((one, "text") for one in texts or (None,)), (label, "label")):
         if column is None:
-            raise DataError(f"{source.name}: which column is the {what}? {there}; choose with --{what}-column")
+            hint = "" if find_shape(columns) is None else "; or is it instruction data? then say --task instruction"
+            raise DataError(f"{source.name}: which column is the {what}? {there}; choose with --{what}-column{hint}")
         if columns.count(column) > 1:
             raise DataError(f"{source.name}: two columns are called {column!r}; rename one")
     assert text is not None and label is not None

@@ -95,11 +95,6 @@ def load_instructions(config: DataConfig, *, seed: int) -> RealData:
     )
 
 
-def is_instruction_data(source: Source) -> bool:
-    """Whether the columns of a dataset are those of instructions."""
-    return find_shape(_columns(source)) is not None
-
-
 def _read(source: Source, config: DataConfig) -> tuple[list[Fields], Counter[str], int]:
     """The rows that can be learnt from, how many have which problem, and how many there are."""
     shape = _shape(source)
