@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +12,20 @@ from gendistill.examples import Example
 DOCUMENTS = 2_000  # of a cluster that are looked at, spread over it
 CHARACTERS = 2_000  # of each: what is wanted stands at the beginning, a long context behind it
 # On the list of stop words, and yet what an instruction is about.
-_SKILLS = {"call", "computer", "cry", "describe", "detail", "fill", "find", "fire", "interest", "name", "show", "system"}
+_SKILLS = {
+    "call",
+    "computer",
+    "cry",
+    "describe",
+    "detail",
+    "fill",
+    "find",
+    "fire",
+    "interest",
+    "name",
+    "show",
+    "system",
+}
 _WORD = r"(?u)\b[^\W\d_]{2,}\b"
 
 
@@ -47,7 +61,7 @@ def skill_names(examples: Sequence[Example], labels: Sequence[int], count: int =
     shares = np.stack(
         [
             np.asarray(found[start:end].sum(axis=0)).ravel() / max(end - start, 1)
-            for start, end in zip(starts[:-1], starts[1:], strict=True)
+            for start, end in itertools.pairwise(starts)
         ]
     )  # (clusters, words)
     overall = shares.mean(axis=0)  # every cluster counts alike, however large

@@ -20,21 +20,28 @@ from gendistill.tasks.replies import json_strings, spoken, unquote
 
 Pair = tuple[str, str]
 
-ASK_NAMES = ("instruction", "instructions", "question", "prompt", "task", "query", "problem", "request", "user", "human",
-             "input", "q")  # fmt: skip
+ASK_NAMES = ("instruction", "instructions", "question", "prompt", "task", "query", "problem", "request", "user",
+             "human", "input", "q")  # fmt: skip
 ANSWER_NAMES = ("answer", "response", "output", "completion", "reply", "solution", "result", "assistant", "ai", "bot",
                 "a")  # fmt: skip
 CONTEXT_NAMES = ("input", "context")
 _CONVERSATION = ("user", "human")  # a later turn of theirs need not be understood by itself
+# A question may hold a line "Output: 5", and is still answered by what is called the answer.
+_PARTNERS = {"question": ("answer",), "q": ("a", "answer"), "input": ("output",), "user": ("assistant",),
+             "human": ("assistant",)}  # fmt: skip
 _HEADING = "### Instruction:"
 # --- labelled lines
-_ADJECTIVE = r"(?:the|new|your|my|user|assistant|ai|model|example|sample|expected|correct|final|complete)(?:['\u2019]s)?"
+_ADJECTIVE = (
+    r"(?:the|new|your|my|user|assistant|ai|model|example|sample|expected|correct|final|complete)(?:['\u2019]s)?"
+)
 _LABEL = re.compile(
-    rf"(?P<before>(?:[ \t>*_#+\-\u2022\[]|\(?\d{{1,3}}[.):](?=[ \t*]))*)(?:{_ADJECTIVE}[ \t]+){{0,2}}"
+    rf"(?P<before>(?:[ \t>*_#+\-\u2022\[\"\u201c]|\(?\d{{1,3}}[.):](?=[ \t*]))*)(?:{_ADJECTIVE}[ \t]+){{0,2}}"
     rf"(?P<name>{'|'.join((*ASK_NAMES, *ANSWER_NAMES, 'context'))})"
-    r"(?:[ \t]?\#?\d{1,3})?(?:[ \t]*\([^()\n]{0,40}\))?\]?[*_]{0,3}(?:[ \t]*[:\uff1a][*_]{0,3}[ \t]*|(?P<bare>[ \t]*\Z))",
+    r"(?:[ \t]?#?\d{1,3})?(?:[ \t]*\([^()\n]{0,40}\))?\]?[*_]{0,3}"
+    r"(?:[ \t]*[:\uff1a][*_]{0,3}[ \t]*|(?P<bare>[ \t]*\Z))",
     re.IGNORECASE,
 )
+_INLINE = re.compile(r"(?<=\S)[ \t]+[*_]{0,3}(?P<name>Answer|Response|Output)[*_]{0,3}:[*_]{0,3}(?=[ \t]+\S)")
 _FENCE = re.compile(r"[ \t>]*(?:`{3,}|~{3,})[^`\n]*")
 _RULE = re.compile(r"[ \t]*(?:-{3,}|\*{3,}|_{3,}|={3,})[ \t]*")
 _COUNT = re.compile(  # what stands between pairs: "### Example 2:", "2."
@@ -72,7 +79,10 @@ def pairs(reply: str, finish_reason: str, chat: bool) -> list[Pair]:
         found = list(_json_pairs(reply, start))
     else:
         lines, whole = _unwrapped(reply.split("\n"))
-        found = _labelled(lines, cut and not whole, headings=False)
+        cut = cut and not whole
+        found = _labelled(lines, cut, headings=False)
+        if not found and not cut:  # a pair on one line
+            found = _labelled(_INLINE.sub(r"\n\g<name>:", "\n".join(lines)).split("\n"), cut, headings=False)
     cleaned = [(_clean(ask, chat), _without_closing(_clean(answer, chat), chat)) for ask, answer in found]
     return [(ask, answer) for ask, answer in dict.fromkeys(cleaned) if ask and answer]
 
@@ -90,18 +100,33 @@ class _Label:
     indent: int  # blanks that the lines after it have too
 
 
-@dataclass
 class _Pair:
-    ask: list[str]
-    answer: list[str] | None = None
-    indent: int = 0
-    ended: bool = False
+    """The lines of a pair while it is read, each under the part that it belongs to: ask, context or answer."""
+
+    def __init__(self) -> None:
+        self.lines: dict[str, list[str]] = {"ask": [], "context": [], "answer": []}
+        self.said: set[str] = set()  # parts with a line that is not blank
+        self.part = "ask"
+        self.indent = 0
+
+    def begin(self, part: str, label: _Label) -> None:
+        self.part, self.indent = part, label.indent
+        self._put(label.rest)
 
     def add(self, line: str) -> None:
-        if self.ended:
-            return
-        blanks = len(line) - len(line.lstrip(" "))
-        (self.ask if self.answer is None else self.answer).append(line[min(blanks, self.indent) :])
+        if self.part:
+            blanks = len(line) - len(line.lstrip(" "))
+            self._put(line[min(blanks, self.indent) :])
+
+    def _put(self, line: str) -> None:
+        self.lines[self.part].append(line)
+        if line.strip():
+            self.said.add(self.part)
+
+    def text(self) -> Pair:
+        """(instruction with its context, answer)."""
+        ask, context, answer = ("\n".join(self.lines[part]).strip() for part in ("ask", "context", "answer"))
+        return (ask if _NOTHING.fullmatch(context) else f"{ask}\n\n{context}" if ask else context), answer
 
 
 def _labels(lines: Sequence[str], headings: bool) -> list[_Label]:
@@ -121,6 +146,22 @@ def _labels(lines: Sequence[str], headings: bool) -> list[_Label]:
     return found
 
 
+def _words(labels: Sequence[_Label]) -> tuple[str, str]:
+    """The names by which the first pair calls its instruction, empty if by none, and its answer."""
+    ask_name, answers = "", []
+    for label in labels:
+        if label.name in ANSWER_NAMES and (label.name != "a" or ask_name == "q"):  # elsewhere an option: "A: Paris"
+            answers.append(label.name)
+            if not ask_name:
+                break
+        elif ask_name and label.name == ask_name and answers:
+            break
+        elif not ask_name and label.name in ASK_NAMES:
+            ask_name = label.name
+    partner = next((name for name in _PARTNERS.get(ask_name, ()) if name in answers), None)
+    return ask_name, partner or next(iter(answers), "")
+
+
 def _labelled(lines: Sequence[str], cut: bool, headings: bool) -> list[Pair]:
     """The raw pairs of labelled lines.
 
@@ -130,52 +171,57 @@ def _labelled(lines: Sequence[str], cut: bool, headings: bool) -> list[Pair]:
     :param cut: leave out the last pair.
     """
     labels = _labels(lines, headings)
-    ask_name = answer_name = ""
-    for label in labels:
-        if not ask_name and label.name in ASK_NAMES:
-            ask_name = label.name
-        elif label.name in ANSWER_NAMES and (label.name != "a" or ask_name == "q"):  # elsewhere an option: "A: Paris"
-            answer_name = label.name
-            break
+    ask_name, answer_name = _words(labels)
     if not answer_name:
         return []
+    context_first = False
     at = {label.line: label for label in labels}
     found: list[_Pair] = []
     before: list[str] = []
     for number, line in enumerate(lines):
-        label = at.get(number)
-        pair = found[-1] if found else None
-        name = label.name if label else ""
-        if label and name == ask_name:
-            found.append(_Pair([label.rest], indent=label.indent))
-        elif label and name == answer_name and (pair is None or pair.answer is None or not ask_name):
-            if pair is None or pair.answer is not None:  # the instruction has no label
-                found.append(_Pair(_after_lead_in(before) if pair is None else _split_off(pair.answer or [])))
-            found[-1].answer, found[-1].indent = [label.rest], label.indent
-        elif headings and name == answer_name and pair:  # a second answer
-            pair.ended = True
-        elif label and name in CONTEXT_NAMES and pair and pair.answer is None and any(map(str.strip, pair.ask)):
-            pair.ask += [] if _NOTHING.fullmatch(label.rest) else ["", label.rest]
-        elif pair:
-            pair.add(line)
+        marked = at.get(number)
+        name = marked.name if marked else ""
+        last = found[-1] if found else None
+        asking = last is not None and last.part in ("ask", "context")
+        if marked and name == ask_name:
+            if last is None or not (last.part == "context" and "ask" not in last.said):
+                found.append(_Pair())
+            found[-1].begin("ask", marked)
+        elif marked and name == answer_name and (asking or not ask_name):
+            if last is None or not asking:  # the instruction has no label
+                found.append(_Pair())
+                found[-1].lines["ask"] = _after_lead_in(before) if last is None else _split_off(last.lines["answer"])
+            found[-1].begin("answer", marked)
+        elif headings and name == answer_name and last:  # a second answer
+            last.part = ""
+        elif marked and last and asking and name in CONTEXT_NAMES and "ask" in last.said:
+            last.begin("context", marked)
+        elif marked and name == "context" and ask_name and not headings and (last is None or context_first):
+            context_first = True
+            found.append(_Pair())
+            found[-1].begin("context", marked)
+        elif last:
+            last.add(line)
         else:
             before.append(line)
     if cut:
         found = found[:-1]
     for pair in found[:-1]:
-        _drop_tail(pair.answer or [], _COUNT)
+        _drop_tail(pair.lines["answer"], _COUNT)
     if ask_name in _CONVERSATION:
         found = found[:1]
-    return [("\n".join(pair.ask), "\n".join(pair.answer)) for pair in found if pair.answer is not None]
+    return [pair.text() for pair in found if "answer" in pair.said]
 
 
 def _unwrapped(lines: list[str]) -> tuple[list[str], bool]:
     """What a fence around the pairs holds, and whether it was closed; else all lines, and False."""
     fences = [number for number, line in enumerate(lines) if _FENCE.fullmatch(line)]
-    if not fences or any(_LABEL.match(line) for line in lines[: fences[0]]):
+    first = next((number for number, line in enumerate(lines) if _LABEL.match(line)), 0)
+    if sum(number < first for number in fences) % 2 == 0:
         return lines, False
-    closed = len(fences) > 1 and not any(_LABEL.match(line) for line in lines[fences[-1] + 1 :])
-    return lines[fences[0] + 1 : fences[-1] if closed else None], closed
+    begin = max(number for number in fences if number < first)
+    closed = fences[-1] > begin and not any(_LABEL.match(line) for line in lines[fences[-1] + 1 :])
+    return lines[begin + 1 : fences[-1] if closed else None], closed
 
 
 def _after_lead_in(lines: list[str]) -> list[str]:
