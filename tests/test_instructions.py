@@ -343,14 +343,14 @@ NASTY = (
 
 
 @pytest.mark.parametrize("nasty", NASTY)
-def test_a_megabyte_of_anything_is_read_in_linear_time(nasty: str) -> None:
-    body = nasty * (1_000_000 // len(nasty))
+def test_a_long_reply_of_anything_is_read_in_linear_time(nasty: str) -> None:
+    body = nasty * (100_000 // len(nasty))
     ends = (("", ""), ("Question: a\n", "\nAnswer: b"), ("Question: a\nAnswer: b\n", ""), ("x\n", "Answer: b"))
     for before, after in ends:
         for chat in (True, False):
             start = time.process_time()
             pairs(before + body + after, "stop", chat)
-            assert time.process_time() - start < 4
+            assert time.process_time() - start < 1
 
 
 @given(st.lists(st.sampled_from([*NASTY, "x", "Question: ", "A: "]), max_size=30).map("".join), st.booleans())
