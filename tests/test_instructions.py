@@ -258,6 +258,7 @@ TWO = [("Name a city.", "Paris."), ("Add 1 and 2.", "3")]
         ("Instruction: Add.\nInput: 1 and 2\nOutput: 3", [("Add.\n\n1 and 2", "3")]),
         ("Context: Oslo is in Norway.\nQuestion: Where is Oslo?\nAnswer: Norway.",
          [("Where is Oslo?\n\nOslo is in Norway.", "Norway.")]),
+        ("Question: 2 + 3?\nAnswer: 5.\n\n1. \nQuestion: Name a city.\nAnswer: Paris.", [("2 + 3?", "5."), *ONE]),
         # Content stays as it is
         ("Instruction: Write a loop.\nAnswer: " + CODE, [("Write a loop.", CODE)]),
         ("Instruction: Cook.\nAnswer: Ingredients:\n- rice\n\nInstructions:\n1. Boil.\n\nOutput: rice",
@@ -461,6 +462,10 @@ def test_formats_that_nearly_all_real_answers_have(real: str, good: str, bad: st
     assert verdict(rows + odd, "Ask about much.", bad) == "format"
     more = [Example(("", f"Say {row}.", f"Some other {row} stands\nhere"), 0) for row in range(10)]
     assert verdict(rows + more, "Ask about much.", bad) is None
+
+
+def test_few_rows_teach_neither_formats_nor_lengths() -> None:
+    assert verdict([Example(("", "Ask.", "Yes"), 0)] * 5, "Describe it.", GOOD + "\n" + GOOD) is None
 
 
 def test_a_format_of_one_group_is_asked_of_that_group_alone() -> None:

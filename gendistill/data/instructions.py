@@ -26,6 +26,7 @@ PROMPT_COLUMNS = (
     ("prompt", ("completion", "response")),
     ("question", ("answer", "response")),
 )
+LIST_COLUMNS = (*MESSAGE_COLUMNS, "prompt", "completion")  # that may hold messages, in lower case
 CONTEXT_COLUMNS = ("input", "context")
 SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
 

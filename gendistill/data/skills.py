@@ -26,6 +26,7 @@ _SKILLS = {
     "show",
     "system",
 }
+_EMPTY = {"did", "does", "doing", "following", "given", "tell", "use", "used", "using", "whats"}
 _WORD = r"(?u)\b[^\W\d_]{2,}\b"
 
 
@@ -50,7 +51,7 @@ def skill_names(examples: Sequence[Example], labels: Sequence[int], count: int =
     rows = [every[:: -(-len(every) // DOCUMENTS) or 1] for every in members]
     prompts = ["\n".join(examples[row].fields[1:-1:2])[:CHARACTERS] for sample in rows for row in sample]
     vectorizer = CountVectorizer(
-        binary=True, token_pattern=_WORD, stop_words=sorted(ENGLISH_STOP_WORDS - _SKILLS), dtype=np.float64
+        binary=True, token_pattern=_WORD, stop_words=sorted(ENGLISH_STOP_WORDS - _SKILLS | _EMPTY), dtype=np.float64
     )
     try:
         found = vectorizer.fit_transform(prompts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ LEARN_ROWS = 5_000  # real rows that are looked at, at most
 MOST_BROKEN = 0.003  # share of the real rows that may break a rule
 MOST_UNFINISHED = 0.008  # the same for what ends in the middle, as some real answers really do
 FORMAT_SHARE = 0.95  # of the real answers that have a format, for every candidate to need it
-FEWEST_ROWS = 20  # of a group, for a format of its own
+FEWEST_ROWS = 20  # of all, or of a group, to learn lengths and formats from
 ENDS_SHARE = 0.8  # of the real answers that end like a sentence, before an unfinished candidate counts as such
 LENGTH_QUANTILE = 0.001  # of the real answers, at either end
 LENGTH_SLACK = 1.5  # times longer or shorter than that; answers of a fixed form differ too little to be exact
@@ -223,14 +224,14 @@ class AnswerCheck:
             held = (rule for rule in rules if sum(rule(*row) is not None for row in rows) <= most * len(rows))
             self.rules += [(name, rule) for rule in itertools.islice(held, 1)]
 
-        self.formats: dict[int | None, list[str]] = {None: _formats(answers)}
+        self.formats: dict[int | None, list[str]] = {None: _formats(answers)}  # by label; None: of all
         for label in sorted({example.label for example in sample}):
-            own = [example.fields[-1] for example in sample if example.label == label]
-            if len(own) >= FEWEST_ROWS:
-                self.formats[label] = _formats(own)
-        lengths = [len(_units(answer)) for answer in answers]
-        low, high = np.quantile(lengths, [LENGTH_QUANTILE, 1 - LENGTH_QUANTILE])
-        self.least, self.most = int(low / LENGTH_SLACK), int(np.ceil(high * LENGTH_SLACK))  # in units, both allowed
+            self.formats[label] = _formats([example.fields[-1] for example in sample if example.label == label])
+        self.least, self.most = 0, math.inf  # in units, both allowed
+        if len(rows) >= FEWEST_ROWS:
+            lengths = [len(_units(answer)) for answer in answers]
+            low, high = np.quantile(lengths, [LENGTH_QUANTILE, 1 - LENGTH_QUANTILE])
+            self.least, self.most = int(low / LENGTH_SLACK), math.ceil(high * LENGTH_SLACK)
 
     def check(self, example: Example) -> Rejection | None:
         """None if the candidate passes."""
@@ -251,4 +252,7 @@ class AnswerCheck:
 
 
 def _formats(answers: Sequence[str]) -> list[str]:
+    """The formats that nearly all of the answers have; none of few."""
+    if len(answers) < FEWEST_ROWS:
+        return []
     return [name for name, has in FORMATS.items() if sum(map(has, answers)) >= FORMAT_SHARE * len(answers)]

@@ -240,10 +240,14 @@ def _split_off(answer: list[str]) -> str:
 
 def _without_tail(text: str, what: re.Pattern[str]) -> str:
     """Without blank lines and lines that are ``what`` at the end, unless nothing would be left."""
-    kept = text.rstrip()
-    while (at := kept.rfind("\n")) > 0 and what.fullmatch(kept, at + 1):
-        kept = kept[:at].rstrip()
-    return kept
+    text = text.strip()
+    end = len(text)
+    while (at := text.rfind("\n", 0, end)) >= 0:
+        line = text[at + 1 : end]
+        if line.strip() and not what.fullmatch(line):
+            break
+        end = at
+    return text[:end].rstrip()
 
 
 # -- JSON -------------------------------------------------------------------------------------------------------------
