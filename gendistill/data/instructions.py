@@ -26,6 +26,7 @@ PROMPT_COLUMNS = (
     ("prompt", ("completion", "response")),
     ("question", ("answer", "response")),
 )
+LIST_COLUMNS = (*MESSAGE_COLUMNS, "prompt", "completion")  # that may hold messages, in lower case
 CONTEXT_COLUMNS = ("input", "context")
 SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
 
@@ -184,9 +185,9 @@ def _is_message(value: Any) -> bool:
 
 
 def _turns(value: Any, role: str) -> list[tuple[str, str]]:
-    """The (role, text) turns of a list of messages; a string is one turn of ``role``."""
+    """The (role, text) turns of a list of messages; a string is one turn of ``role``, null none."""
     if not _is_list(value):
-        return [(role, _text(value))]
+        return [(role, text)] if (text := _text(value)) else []
     turns = []
     for message in value:
         if not isinstance(message, Mapping):
@@ -237,9 +238,10 @@ def _text(value: Any) -> str:
         return ""
     if _is_list(value):  # OpenAI's list of parts
         parts = [part.get("text") if isinstance(part, Mapping) else part for part in value]
-        if not all(isinstance(part, str) for part in parts):
+        texts = [part for part in parts if isinstance(part, str)]
+        if len(texts) < len(parts):
             raise _Problem("not_text")
-        value = "\n".join(parts)
+        value = "\n".join(texts)
     if not isinstance(value, (str, int, float)):
         raise _Problem("not_text")
     text = str(value).strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,6 +26,7 @@ _SKILLS = {
     "show",
     "system",
 }
+_EMPTY = {"did", "does", "doing", "following", "given", "tell", "use", "used", "using", "whats"}
 _WORD = r"(?u)\b[^\W\d_]{2,}\b"
 
 
@@ -49,7 +51,7 @@ def skill_names(examples: Sequence[Example], labels: Sequence[int], count: int =
     rows = [every[:: -(-len(every) // DOCUMENTS) or 1] for every in members]
     prompts = ["\n".join(examples[row].fields[1:-1:2])[:CHARACTERS] for sample in rows for row in sample]
     vectorizer = CountVectorizer(
-        binary=True, token_pattern=_WORD, stop_words=sorted(ENGLISH_STOP_WORDS - _SKILLS), dtype=np.float64
+        binary=True, token_pattern=_WORD, stop_words=sorted(ENGLISH_STOP_WORDS - _SKILLS | _EMPTY), dtype=np.float64
     )
     try:
         found = vectorizer.fit_transform(prompts)
@@ -60,7 +62,7 @@ def skill_names(examples: Sequence[Example], labels: Sequence[int], count: int =
     shares = np.stack(
         [
             np.asarray(found[start:end].sum(axis=0)).ravel() / max(end - start, 1)
-            for start, end in zip(starts[:-1], starts[1:], strict=True)
+            for start, end in itertools.pairwise(starts)
         ]
     )  # (clusters, words)
     overall = shares.mean(axis=0)  # every cluster counts alike, however large

@@ -45,25 +45,24 @@ class Instruction:
         :param exemplars: real examples to show; those that are too long together are left out.
         :param best: candidates chosen so far, shown after them.
         """
-        shown, room = [], SHOWN_CHARS
         views = [_first_turn(example) for example in [*best, *exemplars]]
-        for view in views:
+        fitting, room = [], SHOWN_CHARS
+        for row, view in enumerate(views):
             length = len(view["instruction"]) + len(view["answer"])
-            shown.append(length <= room)
-            room -= length if length <= room else 0
-        if views and not any(shown):  # half an answer is a bad example, but better than none of how to write one
-            shortest = min(range(len(views)), key=lambda row: len("".join(views[row].values())))
-            views[shortest] = {name: text[: SHOWN_CHARS // 2] for name, text in views[shortest].items()}
-            shown[shortest] = True
-        kept = [view if row_shown else None for view, row_shown in zip(views, shown, strict=True)]
+            if length <= room:
+                fitting.append(row)
+                room -= length
+        if views and not fitting:  # half an answer is a bad example, but better than none of how to write one
+            fitting = [min(range(len(views)), key=lambda row: len("".join(views[row].values())))]
+            views[fitting[0]] = {name: text[: SHOWN_CHARS // 2] for name, text in views[fitting[0]].items()}
         return {
             "description": self.description,
             "labels": [name for name in self.label_names if name],
             "label": self.label_names[label],
             "label_description": "",
             "system": self.system,
-            "exemplars": [view for view in kept[len(best) :] if view],
-            "best": [view for view in kept[: len(best)] if view],
+            "exemplars": [views[row] for row in fitting if row >= len(best)],
+            "best": [views[row] for row in fitting if row < len(best)],
         }
 
     def stop(self, chat: bool) -> tuple[str, ...]:
@@ -81,7 +80,7 @@ class Instruction:
         """
         view = _first_turn(example)
         if chat:
-            return f"Instruction: {view['instruction']}\nAnswer: {view['answer']}"
+            return f"Question: {view['instruction']}\nAnswer: {view['answer']}"
         return f"{view['instruction']}\n\n### Response:\n{view['answer']}\n\n### Instruction:"
 
     def checks(self, real: Sequence[Example]) -> Check | None:

@@ -6,7 +6,9 @@ refuses, ends without a full stop or repeats its question is turned away from a 
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -21,10 +23,12 @@ if TYPE_CHECKING:
 
 LEARN_ROWS = 5_000  # real rows that are looked at, at most
 MOST_BROKEN = 0.003  # share of the real rows that may break a rule
+MOST_UNFINISHED = 0.008  # the same for what ends in the middle, as some real answers really do
 FORMAT_SHARE = 0.95  # of the real answers that have a format, for every candidate to need it
-FEWEST_ROWS = 20  # of a group, for a format of its own
+FEWEST_ROWS = 20  # of all, or of a group, to learn lengths and formats from
 ENDS_SHARE = 0.8  # of the real answers that end like a sentence, before an unfinished candidate counts as such
 LENGTH_QUANTILE = 0.001  # of the real answers, at either end
+LENGTH_SLACK = 1.5  # times longer or shorter than that; answers of a fixed form differ too little to be exact
 
 Rule = Callable[[str, str], "str | None"]  # (what is asked, answer) -> what is wrong, for a person
 Format = Callable[[str], bool]
@@ -67,17 +71,21 @@ FORMATS: dict[str, Format] = {
 
 # --------------------------------------------------------------------------------------------------------------- rules
 
-_REFUSAL = re.compile(
-    r"(?:(?:i['\u2019]m|i am) (?:really |very |so )?sorry,? (?:but|for|i)|i apologi[sz]e|(?:unfortunately|sorry),? i "
-    r"|as an? (?:ai|artificial|large|language)\b|i(?:['\u2019]m| am) (?:just |only )?an? (?:ai|artificial|large|language)\b"
-    r"|i (?:can(?:['\u2019]t|not| not)|am (?:unable|not able) to|['\u2019]m (?:unable|not able) to|do(?:n['\u2019]t| not) have "
-    r"(?:the (?:ability|capability)|access|enough|personal|feelings|emotions))\b"
-    r"|please provide (?:me )?(?:with )?(?:the|more|a|your)\b)",
-    re.IGNORECASE,
-)  # fmt: skip
-_AS_AN_AI = re.compile(
-    r"\bas an? (?:ai|artificial intelligence|large language|language) (?:model|assistant|language)", re.I
+_CANNOT = (
+    r"(?:i can(?:'t|not| not)|i could(?:n't| not)|i(?: am|'m) (?:unable|not able)|i do(?:n't| not) have (?:access|"
+    r"enough|the (?:ability|capability|information)|(?:any )?(?:personal|feelings|emotions|opinions)))\b"
 )
+_MODEL = r"an? (?:ai\b|artificial intelligence|(?:large )?language model)"
+_REFUSAL = re.compile(  # at the beginning of an answer; "I can't believe it" and "I'm sorry for your loss" are none
+    rf"(?:(?:i'm|i am) (?:very |so )?sorry,? (?:but )?(?:as {_MODEL}|{_CANNOT})|unfortunately,? {_CANNOT}|as {_MODEL}|"
+    rf"(?:i'm|i am) (?:just |only )?{_MODEL}|i apologi[sz]e,? (?:but|for (?:any|the) (?:confusion|misunderst))|"
+    r"i (?:can(?:'t|not| not)|(?:am|'m) (?:unable|not able) to) (?:help|assist|answer|provide|fulfil|write|do|comply|"
+    r"access|create|generate|complete|see|browse|give|share|discuss|perform)\b|"
+    r"(?:please|(?:could|can) you(?: please)?) (?:provide|share|give|specify|clarify)\b)",
+    re.IGNORECASE,
+)
+_AS_AN_AI = re.compile(rf"\bas {_MODEL}", re.IGNORECASE)
+_OPENING_CHARS = 400  # of an answer in which it says what it is
 _PLACEHOLDER = re.compile(
     r"[<\[{(][^<>\[\]{}()\n]{0,60}\b(?:your|the|insert|new|complete|an?)\b[^<>\[\]{}()\n]{0,60}"
     r"(?:answer|response|instruction|text|here)[^<>\[\]{}()\n]{0,60}[>\]})]\.?|(?:\.{3}|\u2026)",
@@ -122,7 +130,8 @@ def _placeholder(ask: str, answer: str) -> str | None:
 
 
 def _refusal(_: str, answer: str) -> str | None:
-    found = _REFUSAL.match(answer) or _AS_AN_AI.search(answer, 0, 400)
+    opening = answer[:_OPENING_CHARS].replace("\u2019", "'")
+    found = _REFUSAL.match(opening) or _AS_AN_AI.search(opening)
     return f"it says {found.group()!r}" if found else None
 
 
@@ -184,17 +193,18 @@ def _open_end(_: str, answer: str) -> str | None:
     return f"it ends with {found.group()!r}" if found else None
 
 
-# Of the rules of one line, the first that the real rows keep is taken: the strictest first.
-_RULES: tuple[tuple[str, tuple[Rule, ...]], ...] = (
-    ("no_answer", (_said_nothing,)),
-    ("no_answer", (_placeholder,)),
-    ("refused", (_refusal,)),
-    ("answer_copied", (_same,)),
-    ("answer_copied", (_begins_with_instruction,)),
-    ("answer_copied", (_gives_itself_away, _is_part_of_instruction)),
-    ("unfinished", (_open_fence,)),
+# (name, share of the real rows that may break it, rules): of the rules the first that holds is taken.
+_RULES: tuple[tuple[str, float, tuple[Rule, ...]], ...] = (
+    ("no_answer", MOST_BROKEN, (_said_nothing,)),
+    ("no_answer", MOST_BROKEN, (_placeholder,)),
+    ("refused", MOST_BROKEN, (_refusal,)),
+    ("answer_copied", MOST_BROKEN, (_same,)),
+    ("answer_copied", MOST_BROKEN, (_begins_with_instruction,)),
+    ("answer_copied", MOST_BROKEN, (_gives_itself_away, _is_part_of_instruction)),
+    ("unfinished", MOST_BROKEN, (_open_fence,)),
+    ("unfinished", MOST_UNFINISHED, (_open_end,)),
 )
-_ENDS: tuple[Rule, ...] = (_no_end, _no_end_of_prose, _no_end_after_sentences)
+_ENDS = ("unfinished", MOST_UNFINISHED, (_no_end, _no_end_of_prose, _no_end_after_sentences))
 
 
 class AnswerCheck:
@@ -208,24 +218,20 @@ class AnswerCheck:
         rows = [(example.fields[-2], example.fields[-1]) for example in sample]
         answers = [answer for _, answer in rows]
 
-        def holds(rule: Rule) -> bool:
-            return sum(rule(*row) is not None for row in rows) <= MOST_BROKEN * len(rows)
-
+        ending = float(np.mean([_ends_like_sentence(answer) for answer in answers]))
         self.rules: list[tuple[str, Rule]] = []
-        choices = [*_RULES, ("unfinished", (_open_end,))]
-        if float(np.mean([_ends_like_sentence(answer) for answer in answers])) >= ENDS_SHARE:
-            choices.append(("unfinished", _ENDS))
-        for name, rules in choices:
-            self.rules += [(name, rule) for rule in rules if holds(rule)][:1]
+        for name, most, rules in (*_RULES, _ENDS) if ending >= ENDS_SHARE else _RULES:
+            held = (rule for rule in rules if sum(rule(*row) is not None for row in rows) <= most * len(rows))
+            self.rules += [(name, rule) for rule in itertools.islice(held, 1)]
 
-        self.formats: dict[int | None, list[str]] = {None: _formats(answers)}
+        self.formats: dict[int | None, list[str]] = {None: _formats(answers)}  # by label; None: of all
         for label in sorted({example.label for example in sample}):
-            own = [example.fields[-1] for example in sample if example.label == label]
-            if len(own) >= FEWEST_ROWS:
-                self.formats[label] = _formats(own)
-        lengths = [len(_units(answer)) for answer in answers]
-        low, high = np.quantile(lengths, [LENGTH_QUANTILE, 1 - LENGTH_QUANTILE])
-        self.least, self.most = int(low), int(np.ceil(high))  # in units, both allowed
+            self.formats[label] = _formats([example.fields[-1] for example in sample if example.label == label])
+        self.least, self.most = 0, math.inf  # in units, both allowed
+        if len(rows) >= FEWEST_ROWS:
+            lengths = [len(_units(answer)) for answer in answers]
+            low, high = np.quantile(lengths, [LENGTH_QUANTILE, 1 - LENGTH_QUANTILE])
+            self.least, self.most = int(low / LENGTH_SLACK), math.ceil(high * LENGTH_SLACK)
 
     def check(self, example: Example) -> Rejection | None:
         """None if the candidate passes."""
@@ -246,4 +252,7 @@ class AnswerCheck:
 
 
 def _formats(answers: Sequence[str]) -> list[str]:
+    """The formats that nearly all of the answers have; none of few."""
+    if len(answers) < FEWEST_ROWS:
+        return []
     return [name for name, has in FORMATS.items() if sum(map(has, answers)) >= FORMAT_SHARE * len(answers)]

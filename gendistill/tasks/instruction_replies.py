@@ -10,6 +10,7 @@ Imports nothing heavy.
 
 from __future__ import annotations
 
+import bisect
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,30 +21,38 @@ from gendistill.tasks.replies import json_strings, spoken, unquote
 
 Pair = tuple[str, str]
 
-ASK_NAMES = ("instruction", "instructions", "question", "prompt", "task", "query", "problem", "request", "user", "human",
-             "input", "q")  # fmt: skip
+ASK_NAMES = ("instruction", "instructions", "question", "prompt", "task", "query", "problem", "request", "user",
+             "human", "input", "q")  # fmt: skip
 ANSWER_NAMES = ("answer", "response", "output", "completion", "reply", "solution", "result", "assistant", "ai", "bot",
                 "a")  # fmt: skip
 CONTEXT_NAMES = ("input", "context")
 _CONVERSATION = ("user", "human")  # a later turn of theirs need not be understood by itself
+# A question may hold a line "Output: 5", and is still answered by what is called the answer.
+_PARTNERS = {"question": ("answer",), "q": ("a", "answer"), "input": ("output",), "user": ("assistant",),
+             "human": ("assistant",)}  # fmt: skip
 _HEADING = "### Instruction:"
 # --- labelled lines
 _ADJECTIVE = (
     r"(?:the|new|your|my|user|assistant|ai|model|example|sample|expected|correct|final|complete)(?:['\u2019]s)?"
 )
 _LABEL = re.compile(
-    rf"(?P<before>(?:[ \t>*_#+\-\u2022\[]|\(?\d{{1,3}}[.):](?=[ \t*]))*)(?:{_ADJECTIVE}[ \t]+){{0,2}}"
+    rf"^(?P<before>(?:[ \t>*_#+\-\u2022\[\"\u201c]|\(?\d{{1,3}}[.):](?=[ \t*]))*)(?:{_ADJECTIVE}[ \t]+){{0,2}}"
     rf"(?P<name>{'|'.join((*ASK_NAMES, *ANSWER_NAMES, 'context'))})"
-    r"(?:[ \t]?\#?\d{1,3})?(?:[ \t]*\([^()\n]{0,40}\))?\]?[*_]{0,3}(?:[ \t]*[:\uff1a][*_]{0,3}[ \t]*|(?P<bare>[ \t]*\Z))",
-    re.IGNORECASE,
+    r"(?:[ \t]?#?\d{1,3})?(?:[ \t]*\([^()\n]{0,40}\))?\]?[*_]{0,3}"
+    r"(?:[ \t]*[:\uff1a][*_]{0,3}[ \t]*|(?P<bare>[ \t]*$))",
+    re.IGNORECASE | re.MULTILINE,
 )
-_FENCE = re.compile(r"[ \t>]*(?:`{3,}|~{3,})[^`\n]*")
-_RULE = re.compile(r"[ \t]*(?:-{3,}|\*{3,}|_{3,}|={3,})[ \t]*")
-_COUNT = re.compile(  # what stands between pairs: "### Example 2:", "2."
-    r"[ \t#*_]*(?:(?:new |another )?(?:example|instruction|question|pair|task)s?[ \t]*#?\d{0,3}|\d{1,3}[.)])[:*_ \t]*",
-    re.IGNORECASE,
+_INLINE = re.compile(r"(?<=\S)[ \t]+[*_]{0,3}(?P<name>Answer|Response|Output)[*_]{0,3}:[*_]{0,3}(?=[ \t]+\S)")
+_FENCE = re.compile(r"^[ \t>]*(?:`{3,}|~{3,})[^`\n]*$", re.MULTILINE)
+_NUMBER = re.compile(r"^[ \t*]*(?:\(?\d{1,3}[.)]|q\d{1,3}[.:)])[ \t]+", re.IGNORECASE | re.MULTILINE)
+_BLANK_LINE = re.compile(r"\n[ \t]*\n")
+# What may stand after an answer: a rule, a label with nothing after it; and before the next pair, its number.
+_RULE = r"[ \t]*(?:-{3,}|\*{3,}|_{3,}|={3,})[ \t]*|[ \t*_#]*(?:Answer|Response|Output)[*_]*:[*_ \t]*"
+_COUNT = (
+    r"[ \t#*_]*(?:(?:new |another )?(?:example|instruction|question|pair|task)s?[ \t]*#?\d{0,3}|\d{1,3}[.)])[:*_ \t]*"
 )
-_NUMBER = re.compile(r"[ \t*]*(?:\(?\d{1,3}[.)]|q\d{1,3}[.:)])[ \t]+", re.IGNORECASE)
+_AFTER = re.compile(_RULE)
+_BETWEEN = re.compile(f"{_RULE}|{_COUNT}", re.IGNORECASE)
 # --- JSON
 _JSON = re.compile(rf'^[ \t]*(?:\[\s*)?\{{\s*"(?:{"|".join(ASK_NAMES[:-1])})s?"\s*:', re.MULTILINE | re.IGNORECASE)
 # --- small talk
@@ -69,12 +78,15 @@ def pairs(reply: str, finish_reason: str, chat: bool) -> list[Pair]:
     reply = spoken(reply.replace("\r\n", "\n"))
     cut = finish_reason == "length"
     if not chat:
-        found = _labelled((_HEADING + reply).split("\n"), cut, headings=True)
+        found = _labelled(_HEADING + reply, cut, headings=True)
     elif (start := _json_start(reply)) is not None:
         found = list(_json_pairs(reply, start))
     else:
-        lines, whole = _unwrapped(reply.split("\n"))
-        found = _labelled(lines, cut and not whole, headings=False)
+        text, whole = _unwrapped(reply)
+        cut = cut and not whole
+        found = _labelled(text, cut, headings=False)
+        if not found and not cut and _INLINE.search(text):  # a pair on one line
+            found = _labelled(_INLINE.sub(r"\n\g<name>: ", text), cut, headings=False)
     cleaned = [(_clean(ask, chat), _without_closing(_clean(answer, chat), chat)) for ask, answer in found]
     return [(ask, answer) for ask, answer in dict.fromkeys(cleaned) if ask and answer]
 
@@ -84,46 +96,64 @@ def pairs(reply: str, finish_reason: str, chat: bool) -> list[Pair]:
 
 @dataclass(frozen=True, slots=True)
 class _Label:
-    """A line such as ``**Answer:** Yes``."""
+    """The beginning of a line such as ``**Answer:** Yes``."""
 
-    line: int
+    start: int
+    end: int  # where the text begins
     name: str  # in lower case
-    rest: str  # what follows on the line
     indent: int  # blanks that the lines after it have too
 
 
-@dataclass
 class _Pair:
-    ask: list[str]
-    answer: list[str] | None = None
-    indent: int = 0
-    ended: bool = False
+    """What a pair is made of while it is read: ask, context and answer."""
 
-    def add(self, line: str) -> None:
-        if self.ended:
-            return
-        blanks = len(line) - len(line.lstrip(" "))
-        (self.ask if self.answer is None else self.answer).append(line[min(blanks, self.indent) :])
+    def __init__(self) -> None:
+        self.parts: dict[str, list[str]] = {"ask": [], "context": [], "answer": []}
+
+    def has(self, part: str) -> bool:
+        return any(map(str.strip, self.parts[part]))
+
+    def text(self) -> Pair:
+        """(instruction with its context, answer)."""
+        ask, context, answer = ("\n".join(self.parts[part]).strip() for part in ("ask", "context", "answer"))
+        return (ask if _NOTHING.fullmatch(context) else f"{ask}\n\n{context}" if ask else context), answer
 
 
-def _labels(lines: Sequence[str], headings: bool) -> list[_Label]:
-    """The lines outside code fences that are labelled.
+def _labels(text: str, headings: bool) -> list[_Label]:
+    """The labels outside code fences.
 
     :param headings: only Markdown headings count.
     """
-    found, fenced = [], False
-    for number, line in enumerate(lines):
-        if _FENCE.fullmatch(line):
-            fenced = not fenced
-        elif not fenced and (label := _LABEL.match(line)):
-            before = label["before"]
-            if ("#" in before) if headings else (label["bare"] is None or any(mark in before for mark in "#*_")):
-                indent = len(before) - len(before.lstrip(" "))
-                found.append(_Label(number, label["name"].lower(), line[label.end() :], indent))
+    fences = [match.start() for match in _FENCE.finditer(text)]
+    found = []
+    for match in _LABEL.finditer(text):
+        before = match["before"]
+        fenced = bisect.bisect(fences, match.start()) % 2
+        if not fenced and (
+            "#" in before if headings else match["bare"] is None or any(mark in before for mark in "#*_")
+        ):
+            indent = len(before) - len(before.lstrip(" "))
+            found.append(_Label(match.start(), match.end(), match["name"].lower(), indent))
     return found
 
 
-def _labelled(lines: Sequence[str], cut: bool, headings: bool) -> list[Pair]:
+def _words(labels: Sequence[_Label]) -> tuple[str, str]:
+    """The names by which the first pair calls its instruction, empty if by none, and its answer."""
+    ask_name, answers = "", []
+    for label in labels:
+        if label.name in ANSWER_NAMES and (label.name != "a" or ask_name == "q"):  # elsewhere an option: "A: Paris"
+            answers.append(label.name)
+            if not ask_name:
+                break
+        elif ask_name and label.name == ask_name and answers:
+            break
+        elif not ask_name and label.name in ASK_NAMES:
+            ask_name = label.name
+    partner = next((name for name in _PARTNERS.get(ask_name, ()) if name in answers), None)
+    return ask_name, partner or next(iter(answers), "")
+
+
+def _labelled(text: str, cut: bool, headings: bool) -> list[Pair]:
     """The raw pairs of labelled lines.
 
     The words of the first pair decide: where it has "Instruction" and "Answer", a line "Output: 5" inside an answer
@@ -131,80 +161,93 @@ def _labelled(lines: Sequence[str], cut: bool, headings: bool) -> list[Pair]:
 
     :param cut: leave out the last pair.
     """
-    labels = _labels(lines, headings)
-    ask_name = answer_name = ""
-    for label in labels:
-        if not ask_name and label.name in ASK_NAMES:
-            ask_name = label.name
-        elif label.name in ANSWER_NAMES and (label.name != "a" or ask_name == "q"):  # elsewhere an option: "A: Paris"
-            answer_name = label.name
-            break
+    labels = _labels(text, headings)
+    ask_name, answer_name = _words(labels)
     if not answer_name:
         return []
-    at = {label.line: label for label in labels}
     found: list[_Pair] = []
-    before: list[str] = []
-    for number, line in enumerate(lines):
-        label = at.get(number)
-        pair = found[-1] if found else None
-        name = label.name if label else ""
-        if label and name == ask_name:
-            found.append(_Pair([label.rest], indent=label.indent))
-        elif label and name == answer_name and (pair is None or pair.answer is None or not ask_name):
-            if pair is None or pair.answer is not None:  # the instruction has no label
-                found.append(_Pair(_after_lead_in(before) if pair is None else _split_off(pair.answer or [])))
-            found[-1].answer, found[-1].indent = [label.rest], label.indent
-        elif headings and name == answer_name and pair:  # a second answer
-            pair.ended = True
-        elif label and name in CONTEXT_NAMES and pair and pair.answer is None and any(map(str.strip, pair.ask)):
-            pair.ask += [] if _NOTHING.fullmatch(label.rest) else ["", label.rest]
-        elif pair:
-            pair.add(line)
-        else:
-            before.append(line)
+    part, begin, indent = "", 0, 0  # of the text up to the next label that counts
+    context_first = False
+
+    def close(end: int) -> None:
+        if found and part:
+            body = text[begin:end].rstrip("\n")
+            found[-1].parts[part].append(re.sub(rf"(?m)^ {{1,{indent}}}", "", body) if indent else body)
+
+    for label in labels:
+        name, asking = label.name, part in ("ask", "context")
+        after = ""  # the part that begins here
+        if name == ask_name:
+            after = "ask"
+            new = not (part == "context" and not found[-1].has("ask"))
+        elif name == answer_name and (asking or not ask_name):
+            after, new = "answer", not asking
+        elif headings and name == answer_name:  # a second answer
+            after, new = "none", False
+        elif asking and name in CONTEXT_NAMES and (found[-1].has("ask") or text[begin : label.start].strip()):
+            after, new = "context", False
+        elif name == "context" and ask_name and not headings and (not found or context_first):
+            after, new, context_first = "context", True, True
+        if not after:
+            continue
+        close(label.start)
+        if new:
+            found.append(_Pair())
+            if after == "answer":  # the instruction has no label
+                before = found[-2].parts["answer"] if len(found) > 1 else []
+                asked = _split_off(before) if before else _after_lead_in(text[: label.start])
+                found[-1].parts["ask"] = [asked]
+        part, begin, indent = after if after != "none" else "", label.end, label.indent
+    close(len(text))
     if cut:
         found = found[:-1]
     for pair in found[:-1]:
-        _drop_tail(pair.answer or [], _COUNT)
+        pair.parts["answer"] = [_without_tail("\n".join(pair.parts["answer"]), _BETWEEN)]
     if ask_name in _CONVERSATION:
         found = found[:1]
-    return [("\n".join(pair.ask), "\n".join(pair.answer)) for pair in found if pair.answer is not None]
+    return [pair.text() for pair in found if pair.has("answer")]
 
 
-def _unwrapped(lines: list[str]) -> tuple[list[str], bool]:
-    """What a fence around the pairs holds, and whether it was closed; else all lines, and False."""
-    fences = [number for number, line in enumerate(lines) if _FENCE.fullmatch(line)]
-    if not fences or any(_LABEL.match(line) for line in lines[: fences[0]]):
-        return lines, False
-    closed = len(fences) > 1 and not any(_LABEL.match(line) for line in lines[fences[-1] + 1 :])
-    return lines[fences[0] + 1 : fences[-1] if closed else None], closed
+def _unwrapped(text: str) -> tuple[str, bool]:
+    """What a fence around the pairs holds, and whether it was closed; else all of it, and False."""
+    first = _LABEL.search(text)
+    if first is None:
+        return text, False
+    fences = list(_FENCE.finditer(text))
+    before = [fence for fence in fences if fence.start() < first.start()]
+    if len(before) % 2 == 0:
+        return text, False
+    closed = fences[-1].start() > first.start() and not _LABEL.search(text, fences[-1].end())
+    return text[before[-1].end() : fences[-1].start() if closed else None], closed
 
 
-def _after_lead_in(lines: list[str]) -> list[str]:
+def _after_lead_in(text: str) -> str:
     """What is said before the first label, without the announcement: the instruction, where it has no label."""
-    told = [line for line in lines if not (_LEAD_IN.fullmatch(line.strip()) or _RULE.fullmatch(line))]
-    text = "\n".join(told).strip()
-    return [_NUMBER.sub("", text, count=1) if _NUMBER.match(text) else text]
+    told = [line for line in text.split("\n") if not (_LEAD_IN.fullmatch(line.strip()) or _AFTER.fullmatch(line))]
+    return _NUMBER.sub("", "\n".join(told).strip(), count=1) if told else ""
 
 
-def _split_off(answer: list[str]) -> list[str]:
+def _split_off(answer: list[str]) -> str:
     """Takes the next instruction, which has no label, off the end of an answer: from a number or a blank line on."""
-    while answer and not answer[-1].strip():
-        answer.pop()
-    starts = [row for row, line in enumerate(answer) if row and _NUMBER.match(line)]
-    start = starts[-1] if starts else next((row for row in range(len(answer), 0, -1) if not answer[row - 1].strip()), 0)
-    taken = answer[start:] if start else []
-    del answer[len(answer) - len(taken) :]
-    return [_NUMBER.sub("", line, count=1) for line in taken[:1]] + taken[1:]
+    text = answer[-1].rstrip()
+    starts = [match.start() for match in _NUMBER.finditer(text) if match.start()]
+    starts = starts or [match.end() for match in _BLANK_LINE.finditer(text)]
+    if not starts:
+        return ""
+    answer[-1] = text[: starts[-1]]
+    return _NUMBER.sub("", text[starts[-1] :], count=1)
 
 
-def _drop_tail(lines: list[str], what: re.Pattern[str]) -> None:
-    """Drops blank lines, rules and ``what`` from the end, unless nothing would be left."""
-    end = len(lines)
-    while end > 1 and (not lines[end - 1].strip() or _RULE.fullmatch(lines[end - 1]) or what.fullmatch(lines[end - 1])):
-        end -= 1
-    if any(map(str.strip, lines[:end])):
-        del lines[end:]
+def _without_tail(text: str, what: re.Pattern[str]) -> str:
+    """Without blank lines and lines that are ``what`` at the end, unless nothing would be left."""
+    text = text.strip()
+    end = len(text)
+    while (at := text.rfind("\n", 0, end)) >= 0:
+        line = text[at + 1 : end]
+        if line.strip() and not what.fullmatch(line):
+            break
+        end = at
+    return text[:end].rstrip()
 
 
 # -- JSON -------------------------------------------------------------------------------------------------------------
@@ -213,7 +256,7 @@ def _drop_tail(lines: list[str], what: re.Pattern[str]) -> None:
 def _json_start(reply: str) -> int | None:
     """Where the JSON begins, if the reply is JSON and not an answer that holds some."""
     found = _JSON.search(reply)
-    if found is None or any(_LABEL.match(line) for line in reply[: found.start()].split("\n")):
+    if found is None or _LABEL.search(reply, 0, found.start()):
         return None
     return found.start()
 
@@ -273,9 +316,7 @@ def _clean(text: str, chat: bool) -> str:
         text = text.removesuffix(end).rstrip()
     if not chat:
         return text
-    lines = text.split("\n")
-    _drop_tail(lines, _RULE)
-    text = "\n".join(lines).strip()
+    text = _without_tail(text, _AFTER)
     if len(text) > 4 and text.startswith("**") and text.endswith("**") and "**" not in text[2:-2]:
         text = text[2:-2].strip()
     return unquote(text)
