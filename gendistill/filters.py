@@ -300,7 +300,8 @@ class TextFilter:
             return Rejection("cut_off", "the generator's token limit came before its end")
         if self._extra is not None and (wrong := self._extra(example)) is not None:
             return wrong
-        if self._real_end_share >= ENDS_SHARE and not _ends_like_sentence(example.fields[-1]):
+        # Lists and code end an answer otherwise; its own check (`Task.checks`) looks at that more closely
+        if not system and self._real_end_share >= ENDS_SHARE and not _ends_like_sentence(example.fields[-1]):
             share = f"{self._real_end_share:.0%}"
             return Rejection("cut_off", f"the last sentence has no end, as {share} of the real texts have")
         units = fold(text)

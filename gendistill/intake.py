@@ -110,7 +110,7 @@ class Intake:
 
     def _take(self, pairs: Iterator[tuple[Planned, Reply]]) -> None:
         for p, reply in ((p, self.whole(reply)) for p, reply in pairs):
-            for position, fields in enumerate(parse(self.task, reply, self.chat)):
+            for position, (fields, ended) in enumerate(parse(self.task, reply, self.chat)):
                 example = Example(fields, p.label)
                 candidate = Candidate(
                     example, reply.request_id, position, self.round, self.generator_name, p.template, p.parents
@@ -118,7 +118,7 @@ class Intake:
                 if reply.error is not None:
                     verdict: Rejection | None = Rejection("generation_error", reply.error)
                 else:
-                    verdict = self.text_filter.check(example, reply.finish_reason)
+                    verdict = self.text_filter.check(example, ended)
                 self.judged.append((candidate, verdict))
                 if verdict is None:
                     self._passed.append(example)

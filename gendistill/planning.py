@@ -12,7 +12,7 @@ import numpy as np
 
 from gendistill.clusters import Clusters, draw_exemplars, gap_weights
 from gendistill.config import Config
-from gendistill.examples import Example, content_hash
+from gendistill.examples import CONVERSATION_FIELDS, Example, content_hash
 from gendistill.generators.base import Lesson, Reply, Request
 from gendistill.prompts import load_template, render, render_messages
 from gendistill.store import Planned
@@ -104,7 +104,7 @@ def plan_lessons(config: Config, task: Task, reference: Reference, *, chat: bool
         values = task.prompt_values(label, [budget.fit(reference.examples[other]) for other in shown])
         prompt = None if chat else render(template, **values)
         messages = render_messages(template, **values) if chat else None
-        lessons.append(Lesson(prompt, messages, task.answer(budget.fit(reference.examples[row]))))
+        lessons.append(Lesson(prompt, messages, task.answer(budget.fit(reference.examples[row]), chat)))
     return lessons
 
 
@@ -131,7 +131,12 @@ def requests_per_class(
 
 def learnt_max_tokens(real: Sequence[Example], quantile: float) -> int:
     """A token budget that fits all but the longest real texts, from their length in bytes."""
-    lengths = [len(example.text.encode("utf-8", "replace")) for example in real]
+    # Of a conversation a generator writes one turn and its answer, between headings
+    texts = [
+        "\n### Response:\n".join(row.fields[1:3]) if len(row.fields) >= CONVERSATION_FIELDS else row.text
+        for row in real
+    ]
+    lengths = [len(text.encode("utf-8", "replace")) for text in texts]
     return math.ceil(float(np.quantile(lengths, quantile)) / BYTES_PER_TOKEN) + 8
 
 

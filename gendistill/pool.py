@@ -130,12 +130,12 @@ class GarbageWatch:
         self.replies += 1
         reply = self.whole(reply)
         good = False
-        for fields in parse(self.task, reply, self.chat):
+        for fields, ended in parse(self.task, reply, self.chat):
             example = Example(fields, label)
             verdict = (
                 Rejection("generation_error", reply.error)
                 if reply.error is not None
-                else self.filter.check(example, reply.finish_reason)
+                else self.filter.check(example, ended)
             )
             self.report.add(example.text, verdict)
             good = good or verdict is None
@@ -153,7 +153,11 @@ class GarbageWatch:
             )
 
 
-def parse(task: Task, reply: Reply, chat: bool) -> list[Fields]:
-    """The candidates of a reply; one without any counts as an empty or cut-off one, so that nothing vanishes."""
-    cut = reply.text.strip() if reply.finish_reason == "length" else ""
-    return task.candidates(reply.text, reply.finish_reason, chat) or [(cut,)]
+def parse(task: Task, reply: Reply, chat: bool) -> list[tuple[Fields, str]]:
+    """The candidates of a reply, each with why its text ended; a reply without any counts as an empty or cut-off one, so
+    that nothing vanishes."""
+    found = task.candidates(reply.text, reply.finish_reason, chat)
+    if not found:
+        return [((reply.text.strip() if reply.finish_reason == "length" else "",), reply.finish_reason)]
+    ended = "stop" if task.whole_when_cut and reply.finish_reason == "length" else reply.finish_reason
+    return [(fields, ended) for fields in found]

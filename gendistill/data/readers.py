@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from gendistill.data.instructions import LIST_COLUMNS
 from gendistill.errors import DataError
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.gz")
@@ -274,7 +275,7 @@ def open_hub(name: str, subset: str | None, split: str) -> tuple[Source, list[st
     except (ValueError, RuntimeError, OSError, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"{shown}: cannot be loaded ({_one_line(error)}); see --subset and --split") from error
     # Images, audio and the like are neither text nor label, and decoding them would cost.
-    plain = [column for column, feature in data.features.items() if _is_plain(feature)]
+    plain = [column for column, feature in data.features.items() if _is_plain(column, feature)]
     inner = {column: getattr(feature, "feature", feature) for column, feature in data.features.items()}
     class_names = {c: list(f.names) for c, f in inner.items() if isinstance(f, datasets.ClassLabel)}
 
@@ -289,17 +290,14 @@ def open_hub(name: str, subset: str | None, split: str) -> tuple[Source, list[st
     return Source(f"{shown}, split {split}", rows, "row", plain, class_names), [str(s) for s in everything]
 
 
-def _is_plain(feature: Any) -> bool:
-    """Whether a column of a hub dataset is made of texts, numbers and classes, or of lists and objects of such."""
+def _is_plain(column: str, feature: Any) -> bool:
+    """Whether a column of a hub dataset is text, a number or a class, a list of such, or may hold messages."""
     import datasets
 
-    if isinstance(feature, dict):
-        return all(map(_is_plain, feature.values()))
-    if isinstance(feature, (list, tuple)):
-        return all(map(_is_plain, feature))
-    if hasattr(feature, "feature"):  # datasets.List, LargeList and Sequence
-        return _is_plain(feature.feature)
-    return isinstance(feature, (datasets.Value, datasets.ClassLabel))
+    if isinstance(feature, (datasets.Image, datasets.Audio)):
+        return False
+    inner = getattr(feature, "feature", feature)  # of a list
+    return isinstance(inner, (datasets.Value, datasets.ClassLabel)) or column.lower() in LIST_COLUMNS
 
 
 def _one_line(error: BaseException) -> str:

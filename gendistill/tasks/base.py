@@ -44,11 +44,16 @@ class Task(Protocol):
         """Stop strings of a request."""
         ...
 
+    @property
+    def whole_when_cut(self) -> bool:
+        """Whether what ``candidates`` finds in a reply that was cut off is whole nevertheless."""
+        ...
+
     def candidates(self, text: str, finish_reason: str, chat: bool) -> list[Fields]:
         """The text fields of each candidate in one reply, cleaned; none if there is none."""
         ...
 
-    def answer(self, example: Example) -> str:
+    def answer(self, example: Example, chat: bool) -> str:
         """How a generator should have replied with this example; what a tuned generator learns."""
         ...
 

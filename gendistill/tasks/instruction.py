@@ -34,6 +34,7 @@ class Instruction:
     system: str = ""
 
     name: ClassVar[str] = "instruction"
+    whole_when_cut: ClassVar[bool] = True
     json_keys: ClassVar[tuple[str, ...]] = ("instruction", "answer")
 
     def __post_init__(self) -> None:
@@ -73,7 +74,7 @@ class Instruction:
         """(system, instruction, answer) of each pair in one reply; a pair that was cut off is left out."""
         return [(self.system, *pair) for pair in pairs(text, finish_reason, chat)]
 
-    def answer(self, example: Example, chat: bool = False) -> str:
+    def answer(self, example: Example, chat: bool) -> str:
         """How a generator should have replied with this example.
 
         A base model's ends with what it is stopped at, so that one that is tuned learns where to end.

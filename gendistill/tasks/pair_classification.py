@@ -38,6 +38,7 @@ class PairClassification:
     description: str | None = None
 
     name: ClassVar[str] = "pair_classification"
+    whole_when_cut: ClassVar[bool] = False
     json_keys: ClassVar[tuple[str, ...]] = ("text_a", "text_b")
 
     @property
@@ -78,7 +79,7 @@ class PairClassification:
         cleaned: list[Fields] = [(self._clean(first, chat), self._clean(second, chat)) for first, second in found]
         return cleaned[:1] if not chat else list(dict.fromkeys(cleaned))
 
-    def answer(self, example: Example) -> str:
+    def answer(self, example: Example, chat: bool) -> str:
         first, second = map(one_line, example.fields)
         return f"{first}\n{self.titles[1]}: {second}\n"
 

@@ -33,6 +33,7 @@ class TextClassification:
     related: Sequence[Sequence[str]] | None = None
 
     name: ClassVar[str] = "text_classification"
+    whole_when_cut: ClassVar[bool] = False
     json_keys: ClassVar[tuple[str, ...]] = ("text",)
 
     def __post_init__(self) -> None:
@@ -72,7 +73,7 @@ class TextClassification:
     def candidates(self, text: str, finish_reason: str, chat: bool) -> list[Fields]:
         return [(found,) for found in self.parse_reply(text, finish_reason, chat)]
 
-    def answer(self, example: Example) -> str:
+    def answer(self, example: Example, chat: bool) -> str:
         return one_line(example.text)
 
     def checks(self, real: Sequence[Example]) -> Check | None:
