@@ -20,6 +20,8 @@ from gendistill.students import STUDENTS, build_student
 from gendistill.students.base import Student
 from gendistill.students.frozen import NoBlocksError
 
+# Exchanges bring a large set little, and each costs more: of sets beyond this size only so many are tried by default
+LARGE_SET, LARGE_TRIALS = 200, 60
 PORTFOLIO = "portfolio"
 NEED_BODY_GRADIENTS = ("gradient_body", "meta_model_gradient")  # objectives
 # Objectives that part rows into groups, but do not ask a student to tell the groups apart
@@ -184,14 +186,15 @@ def choose(
             own = build_objective(member.weights, part.with_ridge(member.ridge), config.objective.combine)
         return _select(config, member.method, own, part, budgets, member.seed, earlier)
 
+    large = sum(budgets) > LARGE_SET
     winner, judged = portfolio(
         inputs,
         held.rows,
-        default_members(config.objective.weights, config.objective.ridge, config.seed),
+        default_members(config.objective.weights, config.objective.ridge, config.seed, large=large),
         member_choice,
         previous=previous,
         diversity=_diversity(config, inputs),
-        trials=config.selection.probe_trials,
+        trials=min(config.selection.probe_trials, LARGE_TRIALS) if large else config.selection.probe_trials,
         finalists=config.selection.finalists if finals else 1,
         rollout=held.rollout,
         runs=config.selection.rollout_runs,
@@ -210,6 +213,9 @@ def _select(
     previous: Sequence[int],
 ) -> Selection:
     settings = config.selection
+    trials = settings.swap_trials
+    if trials is None and sum(budgets) > LARGE_SET:
+        trials = LARGE_TRIALS
     return select(
         method,
         objective,
@@ -218,7 +224,7 @@ def _select(
         budgets,
         seed=seed,
         swap_passes=settings.swap_passes,
-        swap_trials=settings.swap_trials,
+        swap_trials=trials,
         min_distance=settings.min_distance,
         features=inputs.candidate_features[-1] if inputs.candidate_features else None,
         min_gradient_distance=settings.min_gradient_distance,

@@ -316,7 +316,11 @@ class SelectionConfig(Section):
         "equal", description="the same number of texts for every class, or as the real data has them, of the same total"
     )
     swap_passes: int = Field(3, ge=0)
-    swap_trials: int | None = Field(None, ge=0, description="chosen texts tried for an exchange, over all passes")
+    swap_trials: int | None = Field(
+        None,
+        ge=0,
+        description="chosen texts tried for an exchange, over all passes; 60 for sets of more than 200 texts if absent",
+    )
     min_distance: float = Field(
         0.3, ge=0, le=2, description="least cosine distance between two chosen texts of a class"
     )

@@ -87,7 +87,9 @@ class KernelRidge:
         gains = torch.full((self.size,), -torch.inf, dtype=torch.float64)
         wanted = self._wanted(rows)
         starts = [own.nearest(target) for own in wanted]
-        plans = [self._steps(start.held, target) for start in starts]
+        # Most classes start from the same set, and their steps are more than are remembered
+        moves = {held: self._steps(held, target) for held in dict.fromkeys(start.held for start in starts)}
+        plans = [moves[start.held] for start in starts]
         self._fetch(wanted, plans)
         for own, start, steps in zip(wanted, starts, plans, strict=True):
             values = self._move(own, start, target, steps)

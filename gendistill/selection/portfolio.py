@@ -78,9 +78,21 @@ def combined(losses: Sequence[Tensor], combine: Literal["mean", "worst"]) -> Ten
     return every.mean(0) if combine == "mean" else every[every.mean(1).argmax()]
 
 
-def default_members(weights: Mapping[str, float], ridge: float | Sequence[float], seed: int) -> list[Member]:
-    """The first is the configured objective over the whole pool."""
+def default_members(
+    weights: Mapping[str, float], ridge: float | Sequence[float], seed: int, *, large: bool = False
+) -> list[Member]:
+    """The first is the configured objective over the whole pool.
+
+    :param large: the set is so large that each member takes its time: fewer of them.
+    """
     own = Member("configured objective", weights=weights, ridge=ridge, seed=seed)
+    if large:
+        return [
+            own,
+            *(Member(f"meta_model, ridge {r:g}", weights={"meta_model": 1.0}, ridge=r) for r in (1.0,) if r != ridge),
+            Member("k-means-nearest, start 0", "k-means-nearest", seed=seed),
+            Member("herding", "herding", seed=seed),
+        ]
     return [
         own,
         *(Member(f"meta_model, ridge {r:g}", weights={"meta_model": 1.0}, ridge=r) for r in RIDGES if r != ridge),
