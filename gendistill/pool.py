@@ -154,8 +154,8 @@ class GarbageWatch:
 
 
 def parse(task: Task, reply: Reply, chat: bool) -> list[tuple[Fields, str]]:
-    """The candidates of a reply, each with why its text ended; a reply without any counts as an empty or cut-off one, so
-    that nothing vanishes."""
+    """The candidates of a reply, each with why its text ended. A reply without any counts as an empty or cut-off one,
+    so that nothing vanishes."""
     found = task.candidates(reply.text, reply.finish_reason, chat)
     if not found:
         return [((reply.text.strip() if reply.finish_reason == "length" else "",), reply.finish_reason)]

@@ -127,8 +127,8 @@ def read_instructions(
 ) -> CandidateFile:
     """Read instructions as candidates and exclude what cannot be one.
 
-    Excluded, by name: what ``data.instructions.PROBLEMS`` lists, ``duplicate`` (prompt and answer of an earlier row) and
-    ``held_out_copy`` (a prompt of the dev or test rows).
+    Excluded, by name: what ``data.instructions.PROBLEMS`` lists, ``duplicate`` (prompt and answer of an earlier row)
+    and ``held_out_copy`` (a prompt of the dev or test rows).
 
     :param grouped: gives each its cluster.
     :raises DataError: the file cannot be read, is no instruction data, or no row of it can be a candidate.

@@ -339,12 +339,19 @@ def _read_unique(
             report.conflict_rows += 1
     if not found:
         shown = " and ".join(map(repr, (*columns.texts, columns.label)))
+        wanted = "both a text and a label" if len(columns.texts) == 1 else "two texts and a label"
+        sides = f", {report.missing_sides} have one text only" if report.missing_sides else ""
         raise DataError(
-            f"{source.name}: none of {report.rows_read} rows has both a text and a label "
-            f"(columns {shown}); see --text-column and --label-column"
+            f"{source.name}: none of {report.rows_read} rows has {wanted} "
+            f"(columns {shown}{sides}); see --text-column and --label-column"
         )
     counts = Counter(label for label in found.values() if label != _CONFLICT)
     order = _final(labels, counts)
+    if isinstance(labels, LabelSets) and not labels.sets:
+        raise DataError(
+            f"{source.name}: no set of labels has {config.min_label_set_rows} rows, the most frequent has "
+            f"{max(counts.values(), default=0)}; lower data.min_label_set_rows"
+        )
     if isinstance(labels, LabelSets):
         report.rare_label_sets, report.reduced_label_sets = labels.pruned(counts)
     report.conflict_texts = len(conflicts)
