@@ -76,7 +76,7 @@ class CausalStudent:
         self._ends = ends
         self.conversations = Conversations(self.tokenizer, ends, min(config.max_tokens, context))
         self.cut = Cut(0, 0, 0)  # of the examples that were last encoded
-        self.model = _with_adapter(model, config)
+        self.model = with_adapter(model, config)
         self._model = model  # as it was loaded, with the adapter's layers in it
         self.body: nn.Module = model.base_model
         self._output: nn.Module = model.get_output_embeddings()
@@ -420,7 +420,8 @@ class CausalStudent:
         self._states, self._present = states, None
 
 
-def _with_adapter(model: Any, config: StudentConfig) -> nn.Module:
+def with_adapter(model: Any, config: StudentConfig) -> nn.Module:
+    """The model with a LoRA adapter in all linear layers but the output, itself changed; only the adapter is trained."""
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
