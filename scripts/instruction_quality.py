@@ -4,9 +4,9 @@
     python scripts/instruction_quality.py fit --out OUT --sets 5 --methods random k-means-nearest gradient
     python scripts/instruction_quality.py table --out OUT                  # Markdown
 
-DATA holds dolly/train.jsonl.gz and gsm8k/{train,test}.jsonl.gz with instruction, input, output. Four fifths of all rows
-are of Dolly. A set s of every method is chosen from the same four fifths of the pool, drawn by seed s; methods see those
-and the target rows, never dev (on which recipes were chosen: ``--on dev``) and never test. Results are added to
+DATA holds dolly/train.jsonl.gz and gsm8k/{train,test}.jsonl.gz with instruction, input, output. Four fifths of the rows
+are of Dolly. A set s of every method is chosen from the same four fifths of the pool, drawn by seed s; methods see
+those and the target rows, never dev (on which recipes were chosen: ``--on dev``) and never test. Results are added to
 OUT/results.jsonl, and what is there is not done twice.
 """
 
@@ -46,7 +46,7 @@ CONFIG: dict[str, Any] = {
     "max_tokens": 192,
     "batch_size": 8,
     "steps": 1,
-    "epochs": 2.0,
+    "epochs": 1.0,
     "checkpoints": 2,
     "gradient_dims": 2048,
     "lora": {"dtype": "bfloat16"},
@@ -109,7 +109,6 @@ def features(data: Path, out: Path) -> None:
     (out / "rows.json").write_text(json.dumps(saved, ensure_ascii=False), encoding="utf-8")
     seen = [name for name in rows if name != "test"]
     every = [row for name in seen for _, row in rows[name]]
-    names = np.repeat(seen, [len(rows[name]) for name in seen])
     start = time.time()
     told = lambda done, total: print(f"  {done}/{total} after {time.time() - start:.0f} s", flush=True)  # noqa: E731
 
@@ -122,8 +121,13 @@ def features(data: Path, out: Path) -> None:
         result[::2], result[1::2] = parts
         return result
 
-    save_file({"embeddings": woven(halves(lambda model, part: model.embed(part, progress=told)))}, out / "embed.st")
+    tokens = torch.tensor([len(row.answer) for row in models[0].encode(every)])
+    save_file({"tokens": tokens}, out / "tokens.st")
+    if not (out / "embed.st").exists():
+        save_file({"embeddings": woven(halves(lambda model, part: model.embed(part, progress=told)))}, out / "embed.st")
     for checkpoint in (0, 1):
+        if (out / f"gradient{checkpoint}.st").exists():
+            continue
         if checkpoint:
             targets = [row for _, row in rows["target"]][:: max(1, len(rows["target"]) // WARM_ROWS)]
             models[0].config = StudentConfig(**CONFIG | {"epochs": WARM_EPOCHS})
@@ -131,11 +135,6 @@ def features(data: Path, out: Path) -> None:
             models[1]._states = models[0]._states
         computed = halves(lambda model, part: model.features(part, progress=told))
         save_file({"gradient": woven([one.gradient for one in computed])}, out / f"gradient{checkpoint}.st")
-        losses = woven(halves(lambda model, part: model.losses(part)))
-        save_file({"losses": losses}, out / f"losses{checkpoint}.st")
-        for name in seen:
-            mine = losses[torch.from_numpy(names == name)].sum(0)
-            print(f"checkpoint {checkpoint}, {name}: {float(mine[0] / mine[1]):.4f} nats a token", flush=True)
 
 
 class Kept:
@@ -150,7 +149,7 @@ class Kept:
         self.embeddings = load_file(out / "embed.st")["embeddings"]
         found = [out / f"gradient{k}.st" for k in (0, 1)]
         self.gradients = [load_file(path)["gradient"] if path.exists() else None for path in found]
-        self.tokens = load_file(out / "losses0.st")["losses"][:, 1] if (out / "losses0.st").exists() else None
+        self.tokens = load_file(out / "tokens.st")["tokens"]
 
     def pool(self, seed: int) -> np.ndarray:
         count = len(self.rows["pool"])
@@ -332,7 +331,7 @@ def main() -> None:
         for method in options.methods:
             for seed in options.sets:
                 chosen = kept.choose(method, seed)
-                tokens = float(kept.tokens[kept.place["pool"]][chosen].sum())
+                tokens = float(kept.tokens[chosen].sum())
                 print(method, seed, [f"{x:.3f}" for x in kept.pull(chosen, "dev")], f"{tokens:.0f} answer tokens")
     elif options.step == "fit":
         fit(options.out, options.sets, options.methods, options.on, options.workers)

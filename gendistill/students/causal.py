@@ -28,7 +28,7 @@ from gendistill.students.encoder import alike, rate_schedule, shuffled_batches
 from gendistill.students.gradients import BodyGradients, LayerMap, linear_layers, signs
 
 BATCH_TOKENS = {"cpu": 1024}  # of one pass, padding included
-ACCELERATOR_BATCH_TOKENS = 16_384
+ACCELERATOR_BATCH_TOKENS = 4096  # eager attention keeps its weights for the backward pass
 LOGITS_AT_ONCE = 2**25  # entries: 128 MB in float32
 ADAPTER = "default"  # peft's name of the only adapter
 Progress = Callable[[int, int], None]  # done, total
@@ -421,7 +421,7 @@ class CausalStudent:
 
 
 def with_adapter(model: Any, config: StudentConfig) -> nn.Module:
-    """The model with a LoRA adapter in all linear layers but the output, itself changed; only the adapter is trained."""
+    """The model with LoRA in all linear layers but the output: itself changed, and only the adapter trained."""
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:

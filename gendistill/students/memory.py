@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gendistill.config import StudentConfig
 from gendistill.generators.transformers import pick_dtype
 from gendistill.models import resolve
-from gendistill.students.causal import BATCH_TOKENS, LOGITS_AT_ONCE, with_adapter
+from gendistill.students.causal import ACCELERATOR_BATCH_TOKENS, BATCH_TOKENS, LOGITS_AT_ONCE, with_adapter
 from gendistill.students.gradients import BodyGradients, LayerMap, linear_layers
 
 FLOAT = 4  # bytes
@@ -71,7 +71,7 @@ def memory_estimate(
     body: nn.Module = model.base_model
     adapter = FLOAT * sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     length = config.max_tokens
-    room = tokens or BATCH_TOKENS.get(device, 16_384)
+    room = tokens or BATCH_TOKENS.get(device, ACCELERATOR_BATCH_TOKENS)
     size = max(1, room // length)
     if training:
         size = min(size, config.batch_size)
