@@ -32,6 +32,7 @@ from torch.nn.functional import normalize
 
 from gendistill.config import StudentConfig
 from gendistill.examples import Example
+from gendistill.folder_store import FolderStore
 from gendistill.objectives import ObjectiveInputs, build_objective
 from gendistill.selection import select
 from gendistill.students.base import Features
@@ -70,6 +71,7 @@ METHODS: dict[str, tuple[dict[str, float] | str, tuple[int, ...], int, bool]] = 
 
 def student() -> CausalStudent:
     made = CausalStudent(StudentConfig(**CONFIG), device="cpu")
+    made.batch_tokens = 400  # less padding where a batch of a fit holds short and long rows
     made.conversations.chat = False  # the plain template: a chat template's own system text is a third of a short row
     return made
 
@@ -164,10 +166,10 @@ class Kept:
         kmeans.train(np.ascontiguousarray(points[self.place["target"]]))
         return torch.from_numpy(kmeans.index.search(points, 1)[1][:, 0])
 
-    def inputs(
-        self, rows: np.ndarray, checkpoints: Sequence[int], count: int, unit: bool, against: str = "target"
-    ) -> ObjectiveInputs:
-        labels, pool, real = self.clusters(count), torch.from_numpy(rows), self.place[against]
+    def inputs(self, rows: np.ndarray, checkpoints: Sequence[int], count: int, unit: bool) -> ObjectiveInputs:
+        """The real rows to stand in for are those of the pool and the target rows: a mean of few is mostly noise."""
+        labels, pool = self.clusters(count), torch.from_numpy(rows)
+        real = torch.cat([pool, torch.arange(self.place["target"].start, self.place["target"].stop)])
 
         def of(index: Any) -> list[Features]:
             found = []
@@ -231,7 +233,8 @@ def fit(out: Path, sets: Sequence[int], methods: Sequence[str], on: str, workers
     if path.exists():
         done = {(r["method"], r["set"], r["on"]) for r in map(json.loads, path.read_text().splitlines())}
     todo = [(m, s) for s in sets for m in methods if (m, s, on) not in done]
-    lock, own = threading.Lock(), threading.local()
+    lock, own, adapters = threading.Lock(), threading.local(), FolderStore(out / "adapters")
+    (out / "adapters").mkdir(exist_ok=True)
     models = [student() for _ in range(min(workers, len(todo)))]
 
     def one(job: tuple[str, int]) -> None:
@@ -240,8 +243,12 @@ def fit(out: Path, sets: Sequence[int], methods: Sequence[str], on: str, workers
             if not hasattr(own, "model"):
                 own.model = models.pop()
             chosen = kept.choose(method, seed)
-        start = time.time()
-        own.model.fit([kept.rows["pool"][row] for row in chosen], seed=seed)
+        start, name = time.time(), f"{method}-{seed}".replace(" ", "_")
+        if fitted := adapters.saved_folder(name):
+            own.model.load(fitted)
+        else:
+            own.model.fit([kept.rows["pool"][row] for row in chosen], seed=seed)
+            adapters.save_folder(name, own.model.save)
         taught = time.time() - start
         losses = own.model.losses(kept.rows[on])
         result = {
