@@ -59,6 +59,7 @@ METHODS: dict[str, tuple[dict[str, float] | str, tuple[int, ...], int, bool]] = 
     "random": ("random", (), 1, False),
     "k-means-nearest": ("k-means-nearest", (), 1, False),
     "herding": ("herding", (), 1, False),
+    "random, as long": ("as long", (), 1, False),
     "gradient": ({"gradient_body": 1.0}, (0, 1), CLUSTERS, False),
     "gradient, start": ({"gradient_body": 1.0}, (0,), CLUSTERS, False),
     "gradient, trained": ({"gradient_body": 1.0}, (1,), CLUSTERS, False),
@@ -67,6 +68,7 @@ METHODS: dict[str, tuple[dict[str, float] | str, tuple[int, ...], int, bool]] = 
     "meta_model_gradient": ({"meta_model_gradient": 1.0}, (0, 1), CLUSTERS, True),
     "gradient + meta_model": ({"gradient_body": 1.0, "meta_model": 1.0}, (0, 1), CLUSTERS, False),
 }
+LIKE = "gradient, one cluster"  # what "random, as long" is as long as
 
 
 def student() -> CausalStudent:
@@ -194,6 +196,8 @@ class Kept:
         """Rows of the pool."""
         what, checkpoints, count, unit = METHODS[method]
         rows = self.pool(seed)
+        if what == "as long":
+            return self.alike(self.choose(LIKE, seed), rows, seed)
         inputs = self.inputs(rows, checkpoints, count, unit)
         if isinstance(what, str):
             chosen = select(what, None, inputs.candidate_embeddings, inputs.candidate_labels, [BUDGET], seed=seed)
@@ -204,6 +208,19 @@ class Kept:
             objective = build_objective(what, inputs)
             chosen = select("greedy", objective, inputs.candidate_embeddings, inputs.candidate_labels, budgets)
         return [int(rows[k]) for k in chosen.chosen]
+
+    def alike(self, chosen: Sequence[int], rows: np.ndarray, seed: int) -> list[int]:
+        """A random set with as many rows of each source as another, and of many such the nearest in answer tokens."""
+        math = np.array([source == "gsm8k" for source in self.sources["pool"]])
+        tokens, rng = self.tokens.numpy(), np.random.default_rng([9, seed])
+        wanted, count = tokens[list(chosen)].sum(), int(math[list(chosen)].sum())
+        draws = [
+            np.concatenate(
+                [rng.permutation(rows[math[rows]])[:count], rng.permutation(rows[~math[rows]])[: BUDGET - count]]
+            )
+            for _ in range(300)
+        ]
+        return min(draws, key=lambda draw: abs(int(tokens[draw].sum()) - int(wanted))).tolist()
 
     def pull(self, chosen: Sequence[int], against: str) -> list[float]:
         """Cosine of the summed gradients of chosen rows and of a part's rows, for each checkpoint there is."""
