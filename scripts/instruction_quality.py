@@ -4,9 +4,9 @@
     python scripts/instruction_quality.py fit --out OUT --sets 5 --methods random k-means-nearest gradient
     python scripts/instruction_quality.py table --out OUT                  # Markdown
 
-DATA holds dolly/train.jsonl.gz and gsm8k/{train,test}.jsonl.gz with instruction, input, output. Four fifths of all rows
-are of Dolly. A set s of every method is chosen from the same four fifths of the pool, drawn by seed s; methods see those
-and the target rows, never dev (on which recipes were chosen: ``--on dev``) and never test. Results are added to
+DATA holds dolly/train.jsonl.gz and gsm8k/{train,test}.jsonl.gz with instruction, input, output. Four fifths of the rows
+are of Dolly. A set s of every method is chosen from the same four fifths of the pool, drawn by seed s; methods see
+those and the target rows, never dev (on which recipes were chosen: ``--on dev``) and never test. Results are added to
 OUT/results.jsonl, and what is there is not done twice.
 """
 
@@ -32,6 +32,7 @@ from torch.nn.functional import normalize
 
 from gendistill.config import StudentConfig
 from gendistill.examples import Example
+from gendistill.folder_store import FolderStore
 from gendistill.objectives import ObjectiveInputs, build_objective
 from gendistill.selection import select
 from gendistill.students.base import Features
@@ -46,7 +47,7 @@ CONFIG: dict[str, Any] = {
     "max_tokens": 192,
     "batch_size": 8,
     "steps": 1,
-    "epochs": 2.0,
+    "epochs": 1.0,
     "checkpoints": 2,
     "gradient_dims": 2048,
     "lora": {"dtype": "bfloat16"},
@@ -58,6 +59,7 @@ METHODS: dict[str, tuple[dict[str, float] | str, tuple[int, ...], int, bool]] = 
     "random": ("random", (), 1, False),
     "k-means-nearest": ("k-means-nearest", (), 1, False),
     "herding": ("herding", (), 1, False),
+    "random, as long": ("as long", (), 1, False),
     "gradient": ({"gradient_body": 1.0}, (0, 1), CLUSTERS, False),
     "gradient, start": ({"gradient_body": 1.0}, (0,), CLUSTERS, False),
     "gradient, trained": ({"gradient_body": 1.0}, (1,), CLUSTERS, False),
@@ -66,10 +68,12 @@ METHODS: dict[str, tuple[dict[str, float] | str, tuple[int, ...], int, bool]] = 
     "meta_model_gradient": ({"meta_model_gradient": 1.0}, (0, 1), CLUSTERS, True),
     "gradient + meta_model": ({"gradient_body": 1.0, "meta_model": 1.0}, (0, 1), CLUSTERS, False),
 }
+LIKE = "gradient, one cluster"  # what "random, as long" is as long as
 
 
 def student() -> CausalStudent:
     made = CausalStudent(StudentConfig(**CONFIG), device="cpu")
+    made.batch_tokens = 400  # less padding where a batch of a fit holds short and long rows
     made.conversations.chat = False  # the plain template: a chat template's own system text is a third of a short row
     return made
 
@@ -109,7 +113,6 @@ def features(data: Path, out: Path) -> None:
     (out / "rows.json").write_text(json.dumps(saved, ensure_ascii=False), encoding="utf-8")
     seen = [name for name in rows if name != "test"]
     every = [row for name in seen for _, row in rows[name]]
-    names = np.repeat(seen, [len(rows[name]) for name in seen])
     start = time.time()
     told = lambda done, total: print(f"  {done}/{total} after {time.time() - start:.0f} s", flush=True)  # noqa: E731
 
@@ -122,8 +125,13 @@ def features(data: Path, out: Path) -> None:
         result[::2], result[1::2] = parts
         return result
 
-    save_file({"embeddings": woven(halves(lambda model, part: model.embed(part, progress=told)))}, out / "embed.st")
+    tokens = torch.tensor([len(row.answer) for row in models[0].encode(every)])
+    save_file({"tokens": tokens}, out / "tokens.st")
+    if not (out / "embed.st").exists():
+        save_file({"embeddings": woven(halves(lambda model, part: model.embed(part, progress=told)))}, out / "embed.st")
     for checkpoint in (0, 1):
+        if (out / f"gradient{checkpoint}.st").exists():
+            continue
         if checkpoint:
             targets = [row for _, row in rows["target"]][:: max(1, len(rows["target"]) // WARM_ROWS)]
             models[0].config = StudentConfig(**CONFIG | {"epochs": WARM_EPOCHS})
@@ -131,11 +139,6 @@ def features(data: Path, out: Path) -> None:
             models[1]._states = models[0]._states
         computed = halves(lambda model, part: model.features(part, progress=told))
         save_file({"gradient": woven([one.gradient for one in computed])}, out / f"gradient{checkpoint}.st")
-        losses = woven(halves(lambda model, part: model.losses(part)))
-        save_file({"losses": losses}, out / f"losses{checkpoint}.st")
-        for name in seen:
-            mine = losses[torch.from_numpy(names == name)].sum(0)
-            print(f"checkpoint {checkpoint}, {name}: {float(mine[0] / mine[1]):.4f} nats a token", flush=True)
 
 
 class Kept:
@@ -150,7 +153,7 @@ class Kept:
         self.embeddings = load_file(out / "embed.st")["embeddings"]
         found = [out / f"gradient{k}.st" for k in (0, 1)]
         self.gradients = [load_file(path)["gradient"] if path.exists() else None for path in found]
-        self.tokens = load_file(out / "losses0.st")["losses"][:, 1] if (out / "losses0.st").exists() else None
+        self.tokens = load_file(out / "tokens.st")["tokens"]
 
     def pool(self, seed: int) -> np.ndarray:
         count = len(self.rows["pool"])
@@ -165,10 +168,10 @@ class Kept:
         kmeans.train(np.ascontiguousarray(points[self.place["target"]]))
         return torch.from_numpy(kmeans.index.search(points, 1)[1][:, 0])
 
-    def inputs(
-        self, rows: np.ndarray, checkpoints: Sequence[int], count: int, unit: bool, against: str = "target"
-    ) -> ObjectiveInputs:
-        labels, pool, real = self.clusters(count), torch.from_numpy(rows), self.place[against]
+    def inputs(self, rows: np.ndarray, checkpoints: Sequence[int], count: int, unit: bool) -> ObjectiveInputs:
+        """The real rows to stand in for are those of the pool and the target rows: a mean of few is mostly noise."""
+        labels, pool = self.clusters(count), torch.from_numpy(rows)
+        real = torch.cat([pool, torch.arange(self.place["target"].start, self.place["target"].stop)])
 
         def of(index: Any) -> list[Features]:
             found = []
@@ -193,6 +196,8 @@ class Kept:
         """Rows of the pool."""
         what, checkpoints, count, unit = METHODS[method]
         rows = self.pool(seed)
+        if what == "as long":
+            return self.alike(self.choose(LIKE, seed), rows, seed)
         inputs = self.inputs(rows, checkpoints, count, unit)
         if isinstance(what, str):
             chosen = select(what, None, inputs.candidate_embeddings, inputs.candidate_labels, [BUDGET], seed=seed)
@@ -203,6 +208,19 @@ class Kept:
             objective = build_objective(what, inputs)
             chosen = select("greedy", objective, inputs.candidate_embeddings, inputs.candidate_labels, budgets)
         return [int(rows[k]) for k in chosen.chosen]
+
+    def alike(self, chosen: Sequence[int], rows: np.ndarray, seed: int) -> list[int]:
+        """A random set with as many rows of each source as another, and of many such the nearest in answer tokens."""
+        math = np.array([source == "gsm8k" for source in self.sources["pool"]])
+        tokens, rng = self.tokens.numpy(), np.random.default_rng([9, seed])
+        wanted, count = tokens[list(chosen)].sum(), int(math[list(chosen)].sum())
+        draws = [
+            np.concatenate(
+                [rng.permutation(rows[math[rows]])[:count], rng.permutation(rows[~math[rows]])[: BUDGET - count]]
+            )
+            for _ in range(300)
+        ]
+        return min(draws, key=lambda draw: abs(int(tokens[draw].sum()) - int(wanted))).tolist()
 
     def pull(self, chosen: Sequence[int], against: str) -> list[float]:
         """Cosine of the summed gradients of chosen rows and of a part's rows, for each checkpoint there is."""
@@ -232,7 +250,8 @@ def fit(out: Path, sets: Sequence[int], methods: Sequence[str], on: str, workers
     if path.exists():
         done = {(r["method"], r["set"], r["on"]) for r in map(json.loads, path.read_text().splitlines())}
     todo = [(m, s) for s in sets for m in methods if (m, s, on) not in done]
-    lock, own = threading.Lock(), threading.local()
+    lock, own, adapters = threading.Lock(), threading.local(), FolderStore(out / "adapters")
+    (out / "adapters").mkdir(exist_ok=True)
     models = [student() for _ in range(min(workers, len(todo)))]
 
     def one(job: tuple[str, int]) -> None:
@@ -241,8 +260,12 @@ def fit(out: Path, sets: Sequence[int], methods: Sequence[str], on: str, workers
             if not hasattr(own, "model"):
                 own.model = models.pop()
             chosen = kept.choose(method, seed)
-        start = time.time()
-        own.model.fit([kept.rows["pool"][row] for row in chosen], seed=seed)
+        start, name = time.time(), f"{method}-{seed}".replace(" ", "_")
+        if fitted := adapters.saved_folder(name):
+            own.model.load(fitted)
+        else:
+            own.model.fit([kept.rows["pool"][row] for row in chosen], seed=seed)
+            adapters.save_folder(name, own.model.save)
         taught = time.time() - start
         losses = own.model.losses(kept.rows[on])
         result = {
@@ -332,7 +355,7 @@ def main() -> None:
         for method in options.methods:
             for seed in options.sets:
                 chosen = kept.choose(method, seed)
-                tokens = float(kept.tokens[kept.place["pool"]][chosen].sum())
+                tokens = float(kept.tokens[chosen].sum())
                 print(method, seed, [f"{x:.3f}" for x in kept.pull(chosen, "dev")], f"{tokens:.0f} answer tokens")
     elif options.step == "fit":
         fit(options.out, options.sets, options.methods, options.on, options.workers)

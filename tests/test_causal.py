@@ -18,6 +18,7 @@ from gendistill.examples import Example
 from gendistill.students.causal import CausalStudent
 from gendistill.students.conversations import Cut
 from gendistill.students.gradients import BodyGradients, LayerMap
+from gendistill.students.memory import memory_estimate
 
 pytest.importorskip("peft")
 RANK = 4
@@ -247,7 +248,7 @@ def test_before_a_fit_the_adapter_is_at_its_start(student: CausalStudent) -> Non
 
 
 def test_refusals(tiny_causal_dir: Path, student: CausalStudent) -> None:
-    with pytest.raises(ConfigError, match="multiple of lora.rank"):
+    with pytest.raises(ConfigError, match=r"multiple of lora\.rank"):
         CausalStudent(config(tiny_causal_dir, gradient_dims=30))
     with pytest.raises(DataError, match="soft labels"):
         student.fit(examples(), seed=0, targets=torch.ones(9, 1))
@@ -291,3 +292,38 @@ def test_number_accuracy() -> None:
     assert number_accuracy(["so 72.0", "none", "5"], ["#### 72", "#### 5", "no number"]) == pytest.approx(1 / 3)
     with pytest.raises(DataError):
         number_accuracy([], [])
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+def test_memory_is_said_beforehand(tiny_causal_dir: Path, student: CausalStudent) -> None:
+    both = [memory_estimate(student.config, training=training, rows=100, checkpoints=2) for training in (True, False)]
+    for found in both:
+        frozen = [weight for weight in student._model.parameters() if not weight.requires_grad]
+        assert found.weights == sum(weight.numel() * weight.element_size() for weight in frozen)
+        assert found.total > found.weights + found.activations > found.weights > found.adapter > 0
+    assert both[0].projections == both[0].rows == 0 < both[1].projections < both[1].rows
+    assert both[0].adapter == 8 * sum(weight.numel() * 4 for weight in student._weights.values())
+    wider = memory_estimate(config(tiny_causal_dir, gradient_dims=128), training=False, rows=200)
+    assert wider.projections == 2 * both[1].projections and wider.rows > 2 * both[1].rows
+
+
+def test_what_is_kept_for_a_backward_pass_is_what_autograd_keeps(student: CausalStudent) -> None:
+    sizes: dict[int, int] = {}
+    alive = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        alive.append(tensor)
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    rows = student.encode([Example(("", "match " * 200, "goal " * 200), 0)] * 4)
+    assert {len(row.ids) for row in rows} == {128}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        student._states_of(rows)
+    weights = {weight.untyped_storage().data_ptr() for weight in student.model.parameters()}
+    real = sum(size for place, size in sizes.items() if place not in weights)
+    widest = 64
+    found = memory_estimate(student.config, training=True).activations - 4 * 4 * 128 * widest * 4
+    assert found == pytest.approx(real, rel=0.1)

@@ -28,7 +28,7 @@ from gendistill.students.encoder import alike, rate_schedule, shuffled_batches
 from gendistill.students.gradients import BodyGradients, LayerMap, linear_layers, signs
 
 BATCH_TOKENS = {"cpu": 1024}  # of one pass, padding included
-ACCELERATOR_BATCH_TOKENS = 16_384
+ACCELERATOR_BATCH_TOKENS = 4096  # eager attention keeps its weights for the backward pass
 LOGITS_AT_ONCE = 2**25  # entries: 128 MB in float32
 ADAPTER = "default"  # peft's name of the only adapter
 Progress = Callable[[int, int], None]  # done, total
@@ -76,7 +76,7 @@ class CausalStudent:
         self._ends = ends
         self.conversations = Conversations(self.tokenizer, ends, min(config.max_tokens, context))
         self.cut = Cut(0, 0, 0)  # of the examples that were last encoded
-        self.model = _with_adapter(model, config)
+        self.model = with_adapter(model, config)
         self._model = model  # as it was loaded, with the adapter's layers in it
         self.body: nn.Module = model.base_model
         self._output: nn.Module = model.get_output_embeddings()
@@ -420,7 +420,8 @@ class CausalStudent:
         self._states, self._present = states, None
 
 
-def _with_adapter(model: Any, config: StudentConfig) -> nn.Module:
+def with_adapter(model: Any, config: StudentConfig) -> nn.Module:
+    """The model with LoRA in all linear layers but the output: itself changed, and only the adapter trained."""
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
