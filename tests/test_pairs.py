@@ -78,7 +78,7 @@ def test_hostile_replies_take_no_time(reply: str) -> None:
 
 def test_an_answer_is_read_back_as_it_was() -> None:
     example = Example(("A dog\nruns.", "It moves."), 0)
-    assert TASK.candidates(" " + TASK.answer(example), "stop", chat=False) == [("A dog runs.", "It moves.")]
+    assert TASK.candidates(" " + TASK.answer(example, False), "stop", chat=False) == [("A dog runs.", "It moves.")]
 
 
 def test_what_a_pair_must_pass() -> None:
