@@ -50,6 +50,7 @@ from gendistill.teacher import FOLDER
 ADAPTER = "adapter"  # folder of a tuned generator's
 MANY_CLASSES = 12  # more than a prompt names
 RELATED_CLASSES = 6  # that it names then: those most like the one to write for
+SHORTEST = 4  # tokens of a budget for each word that a text must have at least
 JSON_TOKENS = 24  # that a text takes more of inside an object, escapes included
 MAX_TOP_UPS = 2  # extra rounds for classes whose pool is smaller than the budget
 
@@ -137,6 +138,8 @@ class _Run:
         self.text_filter = TextFilter(config.filters, known, extra=self.task.checks(known))
         self.budget = token_budget(config, self.real.aim)
         if self.budget.short:
+            # A few whole sentences of the budget may be shorter than any real text
+            self.text_filter.min_length = min(self.text_filter.min_length, self.budget.tokens // SHORTEST)
             reporter.say(
                 f"texts of {self.budget.tokens} tokens, fewer than the real ones take: prompts show beginnings of real "
                 "texts, and what is stopped at the limit keeps its whole sentences"
