@@ -99,7 +99,7 @@ def _clustered(config: Config, real: RealData, teacher: Teacher) -> tuple[RealDa
     centroids = clusters.centroids[0]
     aim = _labelled(teacher, centroids, "real", real.aim)
     train = _labelled(teacher, centroids, "train", real.train) if real.target else aim
-    names = skill_names(aim, [row.label for row in aim])
+    names = skill_names(aim, [row.label for row in aim]) if len(centroids) > 1 else [""]
     names += [f"group {number + 1}" for number in range(len(names), len(centroids))]
     report = replace(
         real.report,

@@ -70,8 +70,8 @@ class ObjectiveInputs:
         return replace(self, ridge=ridge, others=tuple(other.with_ridge(ridge) for other in self.others))
 
     def __post_init__(self) -> None:
-        if self.num_classes < 2:
-            raise DataError(f"objectives need at least 2 classes, got {self.num_classes}")
+        if self.num_classes < 1:
+            raise DataError(f"objectives need at least 1 class, got {self.num_classes}")
         if len(self.candidate_features) != len(self.real_features):
             raise DataError(
                 f"features of {len(self.candidate_features)} checkpoints for the candidates but of "

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from gendistill.errors import ConfigError
+from gendistill.errors import ConfigError, DataError
 from gendistill.objectives.linear import chunks, each_chunk, products, with_constant
 
 Key = tuple[frozenset[int], int]  # of a step: the set without the index, and the index
@@ -71,6 +71,8 @@ class KernelRidge:
             weighted = x * weights[place, None]
             self._moment += weighted.T @ x
             self._cross += weighted.T @ self._one_hot[real_labels[place]]
+        if num_classes < 2:
+            raise DataError(f"the objective {name} tells classes apart: it needs 2 of them, got {num_classes}")
         self._scale = float((weights * self._one_hot.square().sum(1)[real_labels]).sum())
         self._classes = [self._empty_class(c) for c in range(num_classes)]
         self._fits: dict[frozenset[int], _Fit] = {}
