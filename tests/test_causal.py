@@ -222,6 +222,22 @@ def test_gradients_are_autograds(student: CausalStudent) -> None:
     assert all(weight.requires_grad for weight in student._weights.values())
 
 
+def test_a_step_is_by_the_mean_over_the_batchs_tokens(tiny_causal_dir: Path) -> None:
+    rows = examples(4)
+    small = {"alpha": 0.1}  # gradients too small to be clipped
+    student = CausalStudent(config(tiny_causal_dir, steps=1, epochs=0, checkpoints=2, lora=small))
+    student.fit(rows, seed=0, checkpoints=2)
+    moments = {name.removeprefix("adam."): v for name, v in student.states[1].items() if name.startswith("adam.")}
+    student._load(student.states[0])
+    each = [by_autograd(student, row) for row in rows]
+    tokens = sum(len(row.answer) for row in student.encode(rows))
+    mean = {name: torch.stack([gradient[name] for gradient in each]).sum(0) / tokens for name in moments}
+    norm = float(torch.cat([gradient.flatten() for gradient in mean.values()]).norm())
+    assert norm < 1
+    for name, gradient in mean.items():
+        assert torch.allclose(moments[name].sqrt(), gradient.abs(), rtol=1e-3, atol=1e-7)
+
+
 def test_inner_products_are_kept_in_expectation(tiny_causal_dir: Path) -> None:
     rows = examples(6)
     grams = []
