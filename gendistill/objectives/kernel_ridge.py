@@ -14,6 +14,7 @@ from gendistill.objectives.linear import chunks, each_chunk, products, with_cons
 
 Key = tuple[frozenset[int], int]  # of a step: the set without the index, and the index
 EXPECT_ROWS = 20_000  # candidates from which on hints are taken
+MANY_CLASSES = 12
 FITS_KEPT = 32  # solved systems remembered: the classes of one call ask for the same few
 
 
@@ -74,7 +75,9 @@ class KernelRidge:
         if num_classes < 2:
             raise DataError(f"the objective {name} tells classes apart: it needs 2 of them, got {num_classes}")
         self._scale = float((weights * self._one_hot.square().sum(1)[real_labels]).sum())
-        self._classes = [self._empty_class(c) for c in range(num_classes)]
+        # Of many small classes, all candidates together: the work by class would be mostly overhead
+        self._together = num_classes > MANY_CLASSES and self.size < EXPECT_ROWS
+        self._classes = [self._empty_class(rows) for rows in self._parts(labels)]
         self._fits: dict[frozenset[int], _Fit] = {}
         self._step_cache: dict[tuple[Key, int], _Step] = {}
 
@@ -102,9 +105,14 @@ class KernelRidge:
         gains[list(chosen)] = -torch.inf
         return gains if rows is None else gains[rows]
 
-    def _empty_class(self, c: int) -> _Class:
+    def _parts(self, labels: Tensor) -> list[Tensor]:
+        """The candidates that are computed together: those of a class, or all."""
+        if self._together:
+            return [torch.arange(len(labels))]
+        return [torch.nonzero(labels == c).flatten() for c in range(len(self._one_hot))]
+
+    def _empty_class(self, rows: Tensor) -> _Class:
         """What candidates of a class have at the empty set, where M is I and all coefficients are 0."""
-        rows = torch.nonzero(self._labels == c).flatten()
         classes = len(self._one_hot)
         values = torch.empty(2 + 2 * classes, len(rows), dtype=torch.float64)
 
@@ -115,7 +123,7 @@ class KernelRidge:
             values[2 + classes :, place] = -(x @ self._cross).T
 
         each_chunk(self._candidates, fill, rows)
-        values[2 : 2 + classes] = self._one_hot[c][:, None]
+        values[2 : 2 + classes] = self._one_hot[self._labels[rows]].T
         empty = _State(frozenset(), values)
         return _Class(rows, empty, empty, empty)
 
@@ -144,14 +152,14 @@ class KernelRidge:
         part = copy.copy(self)
         part.size, part._candidates, part._labels = len(rows), self._candidates[rows], self._labels[rows]
         part._classes, part._fits, part._step_cache = [], {}, {}
-        for c, own in enumerate(self._classes):
-            values = own.empty.values[:, torch.searchsorted(own.rows, rows[part._labels == c])]
+        for own, some in zip(self._classes, self._parts(part._labels), strict=True):
+            values = own.empty.values[:, torch.searchsorted(own.rows, rows[some])]
             empty = _State(frozenset(), values)
-            part._classes.append(_Class(torch.nonzero(part._labels == c).flatten(), empty, empty, empty))
+            part._classes.append(_Class(some, empty, empty, empty))
         return part
 
     def _wanted(self, rows: Tensor | None) -> list[_Class]:
-        if rows is None:
+        if rows is None or self._together:
             return self._classes
         parts = torch.bincount(self._labels[rows]).tolist()
         return [own for own, part in zip(self._classes, parts, strict=False) if part]
