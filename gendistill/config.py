@@ -345,9 +345,10 @@ class EvaluateConfig(Section):
 # What differs where a causal LM learns instructions
 INSTRUCTION_DEFAULTS: dict[str, dict[str, Any]] = {
     "student": {
-        "model": "builtin:gemma-3-270m", "max_tokens": 256, "gradient_dims": 1024, "checkpoints": 2, "max_steps": 200,
+        "model": "builtin:gemma-3-270m", "max_tokens": 256, "gradient_dims": 2048, "checkpoints": 2, "max_steps": 200,
     },
-    "objective": {"weights": {"gradient_body": 1.0}, "students": []},
+    # Mean gradients of few rows are noise (docs/instructions.md)
+    "objective": {"weights": {"gradient_body": 1.0}, "students": [], "target_rows_per_class": 1000},
     "selection": {"method": "greedy", "budget": "proportional", "min_distance": 0.1},
     "generator": {"exemplars": 3},
 }  # fmt: skip
