@@ -23,7 +23,7 @@ from gendistill.config import Config, TuneConfig
 from gendistill.data import RealData
 from gendistill.data.export import json_line
 from gendistill.data.rows import labels_of, texts_of
-from gendistill.errors import ConfigError, GenerationError
+from gendistill.errors import ConfigError, DataError, GenerationError
 from gendistill.evaluate import Measured
 from gendistill.evaluate_answers import MeasuredAnswers
 from gendistill.examples import Example, by_class
@@ -121,10 +121,10 @@ class _Run:
         prepared = prepare(config, store, reporter)
         self.real, self.task = prepared.real, prepared.task
         self.student, self.teacher = prepared.student, prepared.teacher
+        self.num_classes = len(self.real.label_names)
         self._say_small_classes()
         parts = (self.real.train, self.real.dev, self.real.test, self.real.target)
         store.remember("real data", fingerprint([row for part in parts for row in part]))
-        self.num_classes = len(self.real.label_names)
         # Whether it chats is asked of the store first: only the generator itself, loaded, can tell otherwise.
         known = store.meta("generator")
         if not known:
@@ -229,6 +229,11 @@ class _Run:
         if isinstance(self.student, CausalStudent):
             return  # clusters are not classes that a student must know
         small = {name: count for name, count in counts.items() if count < self.config.per_class}
+        if len(small) == self.num_classes:
+            raise DataError(
+                f"{self.real.source}: no class has {self.config.per_class} rows left to train on, after dev and test, "
+                f"so a budget of {self.config.per_class} would distil nothing; lower --per-class or add rows"
+            )
         if small:
             shown = ", ".join(f"{name!r} ({count})" for name, count in list(small.items())[:5])
             self.reporter.say(

@@ -40,7 +40,7 @@ def look(config: Config) -> tuple[ObjectiveInputs, list[FurtherStudent], list[Ex
     teacher = Teacher(
         config.student, EncoderStudent(config.student, classes), real.train, MemoryStore(), Silent(), seed=0
     )
-    side = real_side(config, real.train, classes, teacher)
+    side = real_side(config, real, teacher)
     others = further_students(config, side, real.train, real.dev, MemoryStore(), Silent())
     rows = side.examples
     for other in others:

@@ -187,7 +187,7 @@ def test_soft_labels_are_the_tempered_opinion_of_the_teacher(candidates: Path, c
     soft.selection.labels, soft.selection.label_temperature = "soft", 3.0
     result = select_candidates(candidates, soft)
     assert [row["text"] for row in result.rows] == [row["text"] for row in chosen.rows]
-    index = {result.scored.given[row].text: i for i, row in enumerate(result.scored.kept)}
+    index = {result.scored.given[row].texts["text"]: i for i, row in enumerate(result.scored.kept)}
     for row in result.rows:
         given = result.scored.inputs.candidate_features[-1].probabilities[index[row["text"]]].tolist()
         powers = [p ** (1 / 3.0) for p in given]
