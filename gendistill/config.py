@@ -26,7 +26,7 @@ class DataConfig(Section):
         description="auto: classification of texts or pairs, by the columns; instruction: answers to instructions",
     )
     clusters: int = Field(
-        8, ge=1, description="of skills that instruction data is parted into; each is matched by itself"
+        4, ge=1, description="of skills that instruction data is parted into; each is matched by itself"
     )
     dataset: str = Field(
         "builtin:bbc-news", description="hub name, path of a .jsonl/.csv/.parquet file, or builtin:bbc-news"
