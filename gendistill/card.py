@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gendistill.config import Config
 from gendistill.data.card import CardInfo, Result, dataset_card
+from gendistill.data.label_sets import single_labels
 from gendistill.generators.meter import cost
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ def run_card(config: Config, result: Distilled, generator_name: str, spent: Spen
     """
     real = result.real
     answers = real.shape == "instruction"
-    singles = list(dict.fromkeys(name for names in real.label_sets or [] for name in names))
     weights = " + ".join(f"{weight:g} {name}" for name, weight in config.objective.weights.items())
     tokens = f"{spent.prompt_tokens:,} prompt and {spent.completion_tokens:,}"
     made_with = {
@@ -46,7 +46,7 @@ def run_card(config: Config, result: Distilled, generator_name: str, spent: Spen
     test_rows = min(len(real.test), config.evaluate.max_test_rows)
     info = CardInfo(
         name=f"{config.out.name}: {real.source}, distilled",
-        label_names=singles if real.label_sets is not None else real.label_names,
+        label_names=real.label_names if real.label_sets is None else single_labels(real.label_sets),
         rows=result.rows,
         description=real.description or "",
         source=real.source,

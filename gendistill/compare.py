@@ -14,15 +14,16 @@ from gendistill.atomic import atomic_write
 from gendistill.config import Config, StudentConfig
 from gendistill.data import load_real
 from gendistill.data.export import read_distilled
-from gendistill.data.label_sets import JOINED, NONE
+from gendistill.data.label_sets import JOINED
 from gendistill.data.rows import fields_of
-from gendistill.data.shapes import common_shape
+from gendistill.data.shapes import NO_LABEL, common_shape
 from gendistill.errors import ConfigError, DataError
 from gendistill.evaluate import FULL, Draw, Journal, Measured, evaluate, random_rows, stratified_sample
 from gendistill.evaluate_answers import MeasuredAnswers, evaluate_answers
 from gendistill.examples import Example, by_class
 from gendistill.prepare import Prepared, prepare
 from gendistill.progress import Reporter, Silent
+from gendistill.selection import shared_out
 from gendistill.selection.baselines import k_means_nearest
 from gendistill.soft_labels import read_soft
 from gendistill.students import build_student
@@ -184,7 +185,7 @@ def _compare_answers(
         raise DataError(f"{file}: rows without a conversation; give messages, or instruction and output, on each row")
     given = [Example(fields_of(row), 0) for row in rows]
     counts = [len(members) for members in by_class(real.train, len(real.label_names))]
-    sizes = _shared_out(len(given), counts)
+    sizes = shared_out(len(given), counts)
     embeddings = prepared.teacher.embeddings("real" if not real.target else "train", real.train)
     methods: dict[str, Draw] = {file.name: lambda run: given}
     methods |= real_baselines(real.train, real.train, embeddings, sizes, seed=config.seed)
@@ -196,16 +197,6 @@ def _compare_answers(
     if json_out is not None:
         atomic_write(json_out, json.dumps([table_row(row) for row in table], indent=2) + "\n")
     return table, len(test)
-
-
-def _shared_out(total: int, counts: Sequence[int]) -> list[int]:
-    """So many rows shared out in proportion, by largest remainders."""
-    exact = [total * count / sum(counts) for count in counts]
-    sizes = [int(share) for share in exact]
-    behind = sorted(range(len(counts)), key=lambda group: sizes[group] - exact[group])
-    for group in behind[: total - sum(sizes)]:
-        sizes[group] += 1
-    return sizes
 
 
 def table_row(row: Measured | MeasuredAnswers) -> dict[str, object]:
@@ -226,7 +217,7 @@ def load_set(file: Path, label_names: Sequence[str]) -> tuple[list[Example], lis
     position = {_labels_in(name): index for index, name in enumerate(label_names)}
     examples = []
     for number, row in enumerate(rows, 1):
-        name = (JOINED.join(row["labels"]) or NONE) if shape == "multi-label" else names[row["label"]]
+        name = (JOINED.join(row["labels"]) or NO_LABEL) if shape == "multi-label" else names[row["label"]]
         label = position.get(_labels_in(name))
         if label is None:
             raise DataError(f"{file}: row {number} has the label {name!r}; the real data has {', '.join(label_names)}")

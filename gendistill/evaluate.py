@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from gendistill.config import StudentConfig
+from gendistill.data.label_sets import single_labels
 from gendistill.examples import Example, by_class, content_hash
 from gendistill.progress import Reporter, Silent
 
@@ -137,7 +138,7 @@ def score(
     if label_sets is None:
         has = np.eye(num_classes, dtype=bool)
     else:
-        singles = sorted({name for names in label_sets for name in names})
+        singles = single_labels(label_sets)
         has = np.array([[name in names for name in singles] for names in label_sets], dtype=bool)
     f1 = []
     for of_class in has.T:

@@ -37,13 +37,12 @@ from gendistill.intake import Intake
 from gendistill.objectives import Objective
 from gendistill.planning import Chosen, Reference, plan_lessons, plan_round, requests_per_class, token_budget
 from gendistill.pool import DECIMALS, GarbageWatch, Pool, judge
-from gendistill.prepare import Prepared, prepare
+from gendistill.prepare import prepare
 from gendistill.progress import Reporter, Silent
 from gendistill.prompts import load_template
 from gendistill.selection import Selection
 from gendistill.soft_labels import KEY, named, soften
 from gendistill.store import Judged, Planned, Resume, Store, fingerprint
-from gendistill.students.causal import CausalStudent
 from gendistill.tasks import TextClassification, task_of
 from gendistill.teacher import FOLDER
 
@@ -118,9 +117,8 @@ class _Run:
         if generator is not None and config.generator.tune.steps:
             raise ConfigError("generator.tune: a generator of your own is tuned by you; set generator.tune.steps to 0")
         self.generator = generator or build_generator(config.generator)  # it loads nothing yet
-        prepared = prepare(config, store, reporter)
-        self.real, self.task = prepared.real, prepared.task
-        self.student, self.teacher = prepared.student, prepared.teacher
+        self.prepared = prepare(config, store, reporter)
+        self.real, self.task, self.teacher = self.prepared.real, self.prepared.task, self.prepared.teacher
         self.num_classes = len(self.real.label_names)
         self._say_small_classes()
         parts = (self.real.train, self.real.dev, self.real.test, self.real.target)
@@ -226,7 +224,7 @@ class _Run:
     def _say_small_classes(self) -> None:
         """A class may have fewer real rows than the budget: the generator writes more of it."""
         counts = self.real.report.class_counts["train"]
-        if isinstance(self.student, CausalStudent):
+        if not self.teacher.judges_labels:
             return  # clusters are not classes that a student must know
         small = {name: count for name, count in counts.items() if count < self.config.per_class}
         if len(small) == self.num_classes:
@@ -243,7 +241,7 @@ class _Run:
 
     def _teacher_accuracy(self) -> float | None:
         """On dev; None of a causal LM, which has no classes to be right about."""
-        if isinstance(self.student, CausalStudent):
+        if not self.teacher.judges_labels:
             return None
         known = self.store.meta("teacher dev accuracy")
         if known is None:
@@ -457,7 +455,7 @@ class _Run:
     ) -> list[Measured] | list[MeasuredAnswers]:
         return measure(
             self.config,
-            Prepared(self.real, self.task, self.student, self.teacher),
+            self.prepared,
             distilled,
             soft,
             self.pool.examples,

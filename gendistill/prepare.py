@@ -16,7 +16,7 @@ from gendistill.data import RealData, load_real
 from gendistill.data.load_instructions import load_instructions
 from gendistill.data.skills import skill_names
 from gendistill.errors import ConfigError
-from gendistill.examples import Example
+from gendistill.examples import Example, by_class
 from gendistill.inputs import say_unread
 from gendistill.progress import Reporter
 from gendistill.students.causal import CausalStudent
@@ -127,5 +127,4 @@ def _labelled(teacher: Teacher, centroids: np.ndarray, name: str, rows: Sequence
 
 
 def _counts(rows: Sequence[Example], names: Sequence[str]) -> dict[str, int]:
-    counts = np.bincount([row.label for row in rows], minlength=len(names)).tolist()
-    return dict(zip(names, counts, strict=True))
+    return dict(zip(names, map(len, by_class(rows, len(names))), strict=True))

@@ -135,7 +135,7 @@ def read_instructions(
     """
     source = open_file(path)
     read = [(number, dict(values)) for number, values in source.rows(None)]
-    shape = find_shape(source.columns or list({key: None for _, values in read for key in values}))
+    shape = find_shape(source.names(values for _, values in read))
     if shape is None:
         raise DataError(f"{path}: no instruction data; give messages, or instruction and output, on each row")
     held_out = {prompt_of(example.fields) for example in (*real.dev, *real.test)}
@@ -158,9 +158,7 @@ def read_instructions(
     notes = [source.encoding_note] if source.encoding_note else []
     found = CandidateFile(str(path), source.unit, rows, notes, Columns(shape.columns, ""))
     if not found.usable:
-        reasons = Counter(row.excluded.filter for row in rows if row.excluded is not None)
-        told = ", ".join(f"{filter} {count}" for filter, count in reasons.most_common())
-        raise DataError(f"{found.name}: none of its {len(rows)} rows can be a candidate ({told or 'no rows'})")
+        raise _none_usable(found)
     return found
 
 
@@ -169,7 +167,7 @@ def _columns(source: Source, config: DataConfig, texts: int) -> Columns:
 
     :param texts: of a row: one, or the two of a pair.
     """
-    present = source.columns or list({key: None for _, values in source.rows(None) for key in values})
+    present = source.names(values for _, values in source.rows(None))
     wanted = (config.text_column, config.text_column_b)[:texts]
     if not all(column in present for column in wanted):
         written = columns_for(texts)
@@ -205,16 +203,14 @@ def _label_reader(
 
     if real.label_sets is None or not any(isinstance(values.get("labels"), list) for _, values in read):
         return single
-    singles = list(dict.fromkeys(name for names in real.label_sets for name in names))
-    sets = LabelSets(singles, config.label_separator, config.min_label_set_rows, real.label_sets)
+    sets = LabelSets.fixed(real.label_sets, config.label_separator)
     sets.begin(source)
 
     def several(number: int, values: Mapping[str, Any]) -> int | None:
         try:
-            place = sets.index(values.get("labels"), None, "labels", number)
+            return sets.filed(values.get("labels"), "labels", number)
         except UnknownLabel:
             return None
-        return None if place is None else sets.close(Counter())[place]
 
     return several
 
@@ -236,18 +232,23 @@ def _check_usable(found: CandidateFile, names: Sequence[str], column: str) -> No
     if not found.rows:
         raise DataError(f"{found.name}: no rows; give a file with a text and a label on each row")
     if not usable:
-        reasons = Counter(row.excluded.filter for row in found.rows if row.excluded is not None)
-        if set(reasons) == {"unknown_label"}:
+        if all(row.excluded is not None and row.excluded.filter == "unknown_label" for row in found.rows):
             shown = list(dict.fromkeys(repr(row.values.get(column))[:60] for row in found.rows))[:3]
             raise DataError(
                 f"{found.name}: none of its {len(found.rows)} rows has a label of the real data; column {column!r} "
                 f"says {', '.join(shown)}, the real data has {', '.join(names[:20])}"
             )
-        told = ", ".join(f"{filter} {count}" for filter, count in reasons.most_common())
-        raise DataError(f"{found.name}: none of its {len(found.rows)} rows can be a candidate ({told})")
+        raise _none_usable(found)
     classes = {row.example.label for row in usable if row.example is not None}
     if len(classes) == 1:
         raise DataError(
             f"{found.name}: all {len(usable)} usable rows are of one class, {names[classes.pop()]!r}; "
             "a classifier needs candidates of two or more"
         )
+
+
+def _none_usable(found: CandidateFile) -> DataError:
+    """The error of a file without a candidate: how many rows there are, and why none is one."""
+    reasons = Counter(row.excluded.filter for row in found.rows if row.excluded is not None)
+    told = ", ".join(f"{filter} {count}" for filter, count in reasons.most_common())
+    return DataError(f"{found.name}: none of its {len(found.rows)} rows can be a candidate ({told or 'no rows'})")

@@ -45,7 +45,7 @@ def find_columns(
     sample = [row for _, row in itertools.islice(source.rows(None), _SAMPLE_ROWS)]
     if not sample:
         raise DataError(f"{source.name}: no rows; give a file with a text and a label on each row")
-    columns = source.columns or list(dict.fromkeys(key for row in sample for key in row))
+    columns = source.names(sample)
     there = "the columns there are: " + ", ".join(columns)
 
     def find(given: str | None, usual: Sequence[str], what: str) -> str | None:

@@ -13,9 +13,9 @@ from typing import Any
 
 from gendistill.data.labels import Labels
 from gendistill.data.readers import Source
+from gendistill.data.shapes import NO_LABEL
 
 JOINED = " + "  # in the name of a class
-NONE = "none"  # the name of the empty set
 
 
 class LabelSets:
@@ -42,15 +42,18 @@ class LabelSets:
             place = {name: index for index, name in enumerate(self.labels.names)}
             self._classes = [frozenset(place[name] for name in labels) for labels in sets]
         self._seen: dict[frozenset[int], int] = {}
-        self._source = Source("", lambda _: iter(()))
+
+    @classmethod
+    def fixed(cls, sets: Sequence[tuple[str, ...]], separator: str | None) -> LabelSets:
+        """The classes of an earlier reading, for other rows."""
+        return cls(single_labels(sets), separator, 1, sets)
 
     @property
     def names(self) -> list[str]:
         """Of the classes."""
-        return [JOINED.join(labels) or NONE for labels in self.sets]
+        return [JOINED.join(labels) or NO_LABEL for labels in self.sets]
 
     def begin(self, source: Source) -> None:
-        self._source = source
         self.labels.begin(source)
 
     def index(self, value: Any, name: Any, column: str, number: int) -> int | None:
@@ -58,13 +61,25 @@ class LabelSets:
 
         :raises DataError: a label that is no name or number, or that is not known.
         """
+        labels = self._labels_in(value, column, number)
+        return None if labels is None else self._seen.setdefault(labels, len(self._seen))
+
+    def filed(self, value: Any, column: str, number: int) -> int | None:
+        """The class of a row, once the classes are fixed; None if it has no label or fits under none.
+
+        :raises DataError: as ``index``.
+        """
+        labels = self._labels_in(value, column, number)
+        return None if labels is None else self._class_of(labels)
+
+    def _labels_in(self, value: Any, column: str, number: int) -> frozenset[int] | None:
         if value is None:
             return None
         if isinstance(value, str) and self.separator is not None:
             value = [part for part in value.split(self.separator) if part.strip()]
         parts = value if isinstance(value, (list, tuple)) else [value]
         found = [self.labels.index(part, None, column, number) for part in parts]
-        return self._seen.setdefault(frozenset(one for one in found if one is not None), len(self._seen))
+        return frozenset(one for one in found if one is not None)
 
     def close(self, rows: Counter[int]) -> list[int | None]:
         """Fix the classes, if they are not yet.
@@ -78,8 +93,11 @@ class LabelSets:
             frequent = [labels for labels, index in self._seen.items() if rows[index] >= self.least]
             self._classes = sorted(frequent, key=lambda labels: (len(labels), sorted(labels)))
             self.sets = [tuple(self.labels.names[one] for one in sorted(labels)) for labels in self._classes]
-        of = {labels: index for index, labels in enumerate(self._classes)}
-        return [of[labels] if labels in of else _largest_subset(labels, self._classes) for labels in self._seen]
+        return [self._class_of(labels) for labels in self._seen]
+
+    def _class_of(self, labels: frozenset[int]) -> int | None:
+        assert self._classes is not None  # fixed
+        return self._classes.index(labels) if labels in self._classes else _largest_subset(labels, self._classes)
 
     def pruned(self, rows: Counter[int]) -> tuple[int, int]:
         """Rows that fit under no class, and rows filed under a part of their labels; after ``close``."""
@@ -98,3 +116,8 @@ def _largest_subset(labels: frozenset[int], classes: Sequence[frozenset[int]]) -
     """The class with most of these labels and no other; the empty set stands in for nothing."""
     fitting = [index for index, some in enumerate(classes) if some and some < labels]
     return max(fitting, key=lambda index: (len(classes[index]), -index), default=None)
+
+
+def single_labels(sets: Sequence[tuple[str, ...]]) -> list[str]:
+    """Every label that stands in one of the sets, once, in their order."""
+    return list(dict.fromkeys(name for names in sets for name in names))

@@ -202,8 +202,7 @@ def load_test(
     source, splits = open_source(config)
     labels: Labels | LabelSets = Labels(list(label_names))
     if label_sets is not None:
-        singles = list(dict.fromkeys(name for names in label_sets for name in names))
-        labels = LabelSets(singles, config.label_separator, config.min_label_set_rows, label_sets)
+        labels = LabelSets.fixed(label_sets, config.label_separator)
     test = _read_test(config, source, splits, columns_of(source, config), labels, DataReport())
     if test is None:
         raise DataError(f"{source.name}: no test of its own; give a file or a split as test")

@@ -5,6 +5,7 @@ Rows that ask the same stay together in one part, or a test would be known befor
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from gendistill.data.readers import Source, open_file
 from gendistill.errors import DataError
 from gendistill.examples import Example
 
+_SAMPLE_ROWS = 100  # looked at to find the columns
 SHAPES = "instruction and output, prompt and completion, or messages"
 
 
@@ -112,19 +114,12 @@ def _read(source: Source, config: DataConfig) -> tuple[list[Fields], Counter[str
 
 
 def _shape(source: Source) -> InstructionShape:
-    columns = _columns(source)
+    columns = source.names(row for _, row in itertools.islice(source.rows(None), _SAMPLE_ROWS))
     shape = find_shape(columns)
     if shape is None:
         there = ", ".join(columns) or "none"
         raise DataError(f"{source.name}: no instruction data ({SHAPES}); the columns there are: {there}")
     return shape
-
-
-def _columns(source: Source) -> list[str]:
-    if source.columns is not None:
-        return source.columns
-    sample = [row for _, (_, row) in zip(range(100), source.rows(None), strict=False)]
-    return list(dict.fromkeys(key for row in sample for key in row))
 
 
 def _without(rows: Sequence[Fields], other: Sequence[Fields], report: DataReport) -> list[Fields]:

@@ -10,7 +10,7 @@ import csv
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -35,6 +35,10 @@ class Source:
     columns: list[str] | None = None  # None: seen in the rows only
     class_names: dict[str, list[str]] = field(default_factory=dict)  # of hub columns with named classes
     encoding_note: str | None = None
+
+    def names(self, rows: Iterable[Mapping[str, Any]]) -> list[str]:
+        """The columns: as declared, or those that these rows have."""
+        return self.columns or list(dict.fromkeys(key for row in rows for key in row))
 
     def at(self, number: int) -> str:
         """Where a row stands, to begin a message with."""

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gendistill.data.instructions import as_messages, from_messages
+from gendistill.data.shapes import PAIR
 from gendistill.examples import Example
 
 TEXT = "text"
-PAIR = ("text_a", "text_b")
 
 
 def columns_for(texts: int) -> tuple[str, ...]:

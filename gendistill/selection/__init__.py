@@ -22,7 +22,7 @@ from gendistill.selection.baselines import (
     random_selection,
     select_baseline,
 )
-from gendistill.selection.budgets import class_budgets
+from gendistill.selection.budgets import class_budgets, shared_out
 from gendistill.selection.diversity import Diversity
 from gendistill.selection.greedy import greedy
 from gendistill.selection.swap import SwapResult, swap
@@ -144,5 +144,6 @@ __all__ = [
     "random_selection",
     "select",
     "select_baseline",
+    "shared_out",
     "swap",
 ]

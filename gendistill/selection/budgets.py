@@ -23,13 +23,20 @@ def class_budgets(
         raise ConfigError(f"per_class must be at least 1, got {per_class}")
     if mode == "equal":
         return [per_class] * len(real_counts)
-    rows = sum(real_counts)
-    if rows <= 0:
+    if sum(real_counts) <= 0:
         raise ConfigError("selection.budget proportional needs real rows to share the budget out by, got none")
-    total = per_class * len(real_counts)
-    budgets = [int(count > 0) for count in real_counts]
+    return shared_out(per_class * len(real_counts), real_counts, least=1)
+
+
+def shared_out(total: int, counts: Sequence[int], *, least: int = 0) -> list[int]:
+    """``total`` shared out in proportion to the counts, by largest remainders, ties to the lower index.
+
+    :param least: what each that has any gets at least.
+    """
+    rows = sum(counts)
+    budgets = [least if count > 0 else 0 for count in counts]
     # Largest remainders, one at a time: the class that is furthest below its share is served next.
     for _ in range(total - sum(budgets)):
-        behind = [count * total - budget * rows for count, budget in zip(real_counts, budgets, strict=True)]
+        behind = [count * total - budget * rows for count, budget in zip(counts, budgets, strict=True)]
         budgets[behind.index(max(behind))] += 1
     return budgets
