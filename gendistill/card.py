@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from gendistill.config import Config
 from gendistill.data.card import CardInfo, Result, dataset_card
 from gendistill.data.label_sets import single_labels
+from gendistill.evaluate import interval
 from gendistill.generators.meter import cost
+from gendistill.models import model_terms
 
 if TYPE_CHECKING:
     from gendistill.loop import Distilled
@@ -23,16 +27,19 @@ class Spent:
     usage: dict[str, float] | None = None
 
 
-def run_card(config: Config, result: Distilled, generator_name: str, spent: Spent) -> str:
+def run_card(
+    config: Config, result: Distilled, generator_name: str, spent: Spent, audit: Mapping[str, Any] | None = None
+) -> str:
     """The card's Markdown. A function of the run's outcome alone, without dates and durations, but for what a run that
     asked servers says of its calls and their speed.
     """
     real = result.real
+    source = _public(real.source)
     answers = real.shape == "instruction"
     weights = " + ".join(f"{weight:g} {name}" for name, weight in config.objective.weights.items())
     tokens = f"{spent.prompt_tokens:,} prompt and {spent.completion_tokens:,}"
     made_with = {
-        "real data": f"{real.source} ({len(real.train):,} rows to distil from)",
+        "real data": f"{source} ({len(real.train):,} rows to distil from)",
         "generator": f"{generator_name} ({tokens} completion tokens)",
         **_calls(config, spent),
         "student": " and ".join([config.student.model, *config.further_students]),
@@ -44,20 +51,40 @@ def run_card(config: Config, result: Distilled, generator_name: str, spent: Spen
         "seed": config.seed,
     }
     test_rows = min(len(real.test), config.evaluate.max_test_rows)
+    said = config.card
+    source_terms = said.source_terms or "not given by who made this set; look them up where the data come from"
+    generator_terms = said.generator_terms or model_terms(config.generator.model)
     info = CardInfo(
-        name=f"{config.out.name}: {real.source}, distilled",
+        name=f"{config.out.name}: {source}, distilled",
         label_names=real.label_names if real.label_sets is None else single_labels(real.label_sets),
         rows=result.rows,
         description=real.description or "",
-        source=real.source,
+        source=source,
         made_with=made_with,
         filters={name: count for name, count in result.filters.counts.items() if count},
-        results=[Result(row.method, row.mean, row.spread, row.runs) for row in result.table],
+        results=[Result(row.method, row.mean, row.spread, row.runs, interval(row, test_rows)) for row in result.table],
         losses=answers,
-        results_note=f"Fresh {config.student.model} students, {test_rows} test rows that nothing was chosen on.",
-        command=f"gendistill generate -c config.yaml --out {config.out}-again",
+        results_note=(
+            f"Fresh {config.student.model} students, {test_rows} test rows that nothing was chosen on. ± is the "
+            "standard deviation over students; the interval of the mean counts which students were trained"
+            + (", so a single one has none." if answers else " and, binomially, which rows were tested.")
+        ),
+        license=said.license,
+        license_name=said.license_name,
+        license_link=said.license_link,
+        language=said.language,
+        intended_use=said.intended_use,
+        terms={f"real data ({source})": source_terms, f"generator ({config.generator.model})": generator_terms},
+        audit=[(check["title"], check["status"], check["summary"]) for check in audit["checks"]] if audit else (),
+        command=f"gendistill generate -c config.yaml --out {config.out.name}-again",
     )
     return dataset_card(info)
+
+
+def _public(source: str) -> str:
+    """A source without the folders that it lies in on somebody's machine."""
+    path = Path(source)
+    return path.name if path.is_absolute() or path.exists() else source
 
 
 def _teacher(result: Distilled) -> dict[str, str]:

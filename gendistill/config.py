@@ -6,6 +6,7 @@ Unknown keys are errors. Secrets have no field here, so none can reach a file.
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -354,6 +355,38 @@ INSTRUCTION_DEFAULTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+class CardConfig(Section):
+    """What only its publisher can say in the dataset card."""
+
+    license: str = Field("other", description="of the distilled set, as the hub spells licences, such as cc-by-4.0")
+    license_name: str | None = Field(None, description="of a licence that the hub has no name for")
+    license_link: str | None = Field(None, description="to the text of that licence")
+    language: list[str] = Field(default_factory=list, description="of the texts, as ISO 639 codes such as en")
+    source_terms: str | None = Field(None, description="licence or terms of the real data")
+    generator_terms: str | None = Field(None, description="terms of the generator that bind what it wrote")
+    intended_use: str | None = Field(None, description="what the set is meant for, beside training such models")
+
+    @field_validator("license", "license_name")
+    @classmethod
+    def _license(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", value):
+            raise ValueError("small letters, digits, dots and dashes, such as cc-by-4.0, as the hub spells licences")
+        return value
+
+    @field_validator("language")
+    @classmethod
+    def _language(cls, value: list[str]) -> list[str]:
+        if bad := [code for code in value if not re.fullmatch(r"[a-z]{2,3}", code)]:
+            raise ValueError(f"{', '.join(bad)}: give ISO 639 codes of two or three letters, such as en")
+        return value
+
+    @model_validator(mode="after")
+    def _named(self) -> CardConfig:
+        if self.license != "other" and (self.license_name or self.license_link):
+            raise ValueError("license_name and license_link are of licences that the hub does not know: license: other")
+        return self
+
+
 class Config(Section):
     """A whole run. ``Config(dataset=..., per_class=..., out=...)`` are shortcuts to the nested fields."""
 
@@ -368,6 +401,7 @@ class Config(Section):
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
     selection: SelectionConfig = Field(default_factory=SelectionConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    card: CardConfig = Field(default_factory=CardConfig)
 
     def __init__(self, **values: Any) -> None:
         if "dataset" in values:

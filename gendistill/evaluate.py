@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from scipy.stats import norm
+from scipy.stats import t as student_t
 
 from gendistill.config import StudentConfig
 from gendistill.data.label_sets import single_labels
@@ -17,6 +20,7 @@ from gendistill.progress import Reporter, Silent
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from gendistill.evaluate_answers import MeasuredAnswers
     from gendistill.students.base import Student
 
 FULL = "full data"  # the row of students trained on all of it
@@ -52,6 +56,24 @@ class Measured:
     def spread(self) -> float | None:
         """Standard deviation over runs; None for a single run."""
         return statistics.stdev(self.accuracy) if len(self.accuracy) > 1 else None
+
+
+def interval(row: Measured | MeasuredAnswers, test_rows: int) -> tuple[float, float] | None:
+    """95 % interval of a row's mean: of which students were trained, by Student's t over runs, and, of an accuracy, of
+    which rows were tested, by the binomial's normal approximation; the two added in squares.
+
+    A single student tells nothing of the first, and a loss nothing of the second; None where there is neither.
+    """
+    halves = []
+    if row.spread is not None:
+        halves.append(student_t.ppf(0.975, row.runs - 1) * row.spread / math.sqrt(row.runs))
+    if isinstance(row, Measured):
+        halves.append(norm.ppf(0.975) * math.sqrt(row.mean * (1 - row.mean) / test_rows))
+    if not halves:
+        return None
+    half = math.hypot(*halves)
+    low, high = row.mean - half, row.mean + half
+    return (max(low, 0.0), min(high, 1.0)) if isinstance(row, Measured) else (low, high)
 
 
 def evaluate(

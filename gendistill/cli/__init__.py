@@ -18,6 +18,7 @@ from gendistill.cli.doctor import doctor
 from gendistill.cli.evaluate import evaluate
 from gendistill.cli.export import export
 from gendistill.cli.generate import generate
+from gendistill.cli.push import push
 from gendistill.cli.score import score
 from gendistill.cli.select import select
 from gendistill.errors import GendistillError
@@ -38,6 +39,7 @@ app.command()(evaluate)
 app.command()(bench)
 app.command()(export)
 app.add_typer(batch, name="batch")
+app.command()(push)
 app.command()(doctor)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from gendistill.data.shapes import NO_LABEL, PAIR, Shape, common_shape
+from gendistill.visible import visible
 
 _SAMPLE_CHARS = 600
 _SAMPLE_TURNS = 8  # of a conversation
@@ -30,6 +31,7 @@ _WRITTEN_LIMITS = (
 _REAL_LIMITS = (
     "The {noun} are real rows as they stand: the terms of the real data apply, and its privacy is not protected."
 )
+_UNNAMED_LICENSE = "terms-of-source-and-generator"  # the hub wants a name where the licence is "other"
 _MARKDOWN = re.compile(r"([\\`*_\[\]|~#$!@])")
 
 
@@ -41,6 +43,7 @@ class Result:
     mean: float
     spread: float | None  # standard deviation over seeds; None for a single one
     n_seeds: int
+    interval: tuple[float, float] | None = None  # 95 %, of the mean
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,13 @@ class CardInfo:
     real_rows: bool = False  # the texts are rows of the real data, not written by a generator
     typed: bool = False  # the file holds texts and labels, or messages, alone: declare what type each column has
     license: str = "other"
+    license_name: str | None = None  # of a licence that the hub has no name for
+    license_link: str | None = None
+    language: Sequence[str] = ()  # ISO 639 codes
+    terms: Mapping[str, str] = field(default_factory=dict)  # whose -> their licence or terms
+    intended_use: str | None = None
+    audit: Sequence[tuple[str, str, str]] = ()  # what was looked for, passed or failed or ..., one sentence
+    privacy: str | None = None  # what is protected, and how
     made_with: Mapping[str, object] = field(default_factory=dict)  # generator, student, ... in the order to show
     filters: Mapping[str, int] = field(default_factory=dict)  # filter -> candidates it turned away
     results: Sequence[Result] = ()
@@ -109,6 +119,10 @@ def dataset_card(info: CardInfo) -> str:
         parts.append(_how(info))
     if info.results:
         parts.append(_results(info))
+    if info.privacy:
+        parts.append(f"## Privacy\n\n{_inline(info.privacy)}\n")
+    if info.audit:
+        parts.append(_audit(info))
     if shape != "instruction":
         parts.append(_labels(info, shape, names))
     elif not info.typed and any("cluster_name" in row for row in info.rows):
@@ -118,10 +132,7 @@ def dataset_card(info: CardInfo) -> str:
     parts.append(_fields(info, shape))
     if info.command:
         parts.append(f"## Make it again\n\n{_fenced(info.command, 'bash')}")
-    limits = (_REAL_LIMITS if info.real_rows else _WRITTEN_LIMITS).format(noun=kind.noun)
-    parts.append(
-        f"## Licence and limits\n\n{limits} The set is made for {kind.purpose}; it was measured for nothing else.\n"
-    )
+    parts += [_use(info, kind), _licence(info, kind)]
     return "\n".join(parts)
 
 
@@ -137,8 +148,11 @@ def _head(info: CardInfo, shape: Shape, names: Sequence[str]) -> str:
     size = next((name for limit, name in _SIZES if len(info.rows) < limit), "n>1M")
     kind = _KINDS[shape]
     head: dict[str, Any] = {
+        **({"language": list(info.language)} if info.language else {}),
         "license": info.license,
-        "pretty_name": info.name,
+        **({"license_name": info.license_name or _UNNAMED_LICENSE} if info.license == "other" else {}),
+        **({"license_link": info.license_link} if info.license_link else {}),
+        "pretty_name": visible(info.name),
         "task_categories": [kind.task],
         "tags": ["dataset-distillation", *([] if info.real_rows else ["synthetic"]), *kind.tags, "gendistill"],
         "size_categories": [size],
@@ -190,11 +204,34 @@ def _results(info: CardInfo) -> str:
     if info.results_note:
         lines += [_inline(info.results_note), ""]
     measure, unit, decimals = ("loss (nats a token)", 1, 3) if info.losses else ("accuracy (%)", 100, 1)
-    lines += [f"| trained on | {measure} | seeds |", "|---|---:|---:|"]
+    lines += [f"| trained on | {measure} | 95 % interval | seeds |", "|---|---:|---:|---:|"]
     for row in info.results:
         spread = "" if row.spread is None else f" ± {unit * row.spread:.{decimals}f}"
-        lines.append(f"| {_inline(row.method)} | {unit * row.mean:.{decimals}f}{spread} | {row.n_seeds} |")
+        interval = "" if row.interval is None else " to ".join(f"{unit * end:.{decimals}f}" for end in row.interval)
+        lines.append(f"| {_inline(row.method)} | {unit * row.mean:.{decimals}f}{spread} | {interval} | {row.n_seeds} |")
     return "\n".join(lines) + "\n"
+
+
+def _audit(info: CardInfo) -> str:
+    lines = ["## Audit\n", "What `gendistill audit` found; no audit proves that there is nothing more.", ""]
+    lines += ["| check | | |", "|---|---|---|"]
+    lines += [f"| {' | '.join(map(_inline, check))} |" for check in info.audit]
+    return "\n".join(lines) + "\n"
+
+
+def _use(info: CardInfo, kind: _Kind) -> str:
+    asked = f"{_inline(info.intended_use)}\n\n" if info.intended_use else ""
+    return (
+        f"## Intended use\n\n{asked}The set is made for {kind.purpose}; it was measured for nothing else. It stands in "
+        "for the real data as a student learns from it, not as a sample of it: shares of classes, rare cases and facts "
+        "are not those of the real data.\n"
+    )
+
+
+def _licence(info: CardInfo, kind: _Kind) -> str:
+    limits = (_REAL_LIMITS if info.real_rows else _WRITTEN_LIMITS).format(noun=kind.noun)
+    terms = "".join(f"* {_inline(whose)}: {_inline(what)}\n" for whose, what in info.terms.items())
+    return f"## Licence and limits\n\n{limits}\n" + (f"\n{terms}" if terms else "")
 
 
 def _labels(info: CardInfo, shape: Shape, names: Sequence[str]) -> str:
@@ -295,12 +332,13 @@ def _fields(info: CardInfo, shape: Shape) -> str:
 
 def _inline(text: str) -> str:
     """Text on one line that Markdown, HTML and a table's cells take as it is."""
-    return _MARKDOWN.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))
+    return _MARKDOWN.sub(r"\\\1", html.escape(visible(" ".join(text.split())), quote=False))
 
 
 def _fenced(text: str, language: str = "text") -> str:
     """A code block: nothing inside is interpreted, and its fence is longer than any run of backticks in the text."""
     if len(text) > _SAMPLE_CHARS and language == "text":
         text = text[:_SAMPLE_CHARS].rstrip() + " …"
+    text = visible(text)
     fence = "`" * (max([2, *map(len, re.findall("`+", text))]) + 1)
     return f"{fence}{language}\n{text}\n{fence}\n"
