@@ -199,6 +199,11 @@ def _compare_answers(
     return table, len(test)
 
 
+def results_json(table: Sequence[Measured] | Sequence[MeasuredAnswers], test_rows: int) -> str:
+    """The table at the end of a run, for other programs."""
+    return json.dumps({"test_rows": test_rows, "table": [table_row(row) for row in table]}, indent=2) + "\n"
+
+
 def table_row(row: Measured | MeasuredAnswers) -> dict[str, object]:
     """A row of the table as plain values, one a run: scores in [0, 1], losses in nats a token."""
     if isinstance(row, MeasuredAnswers):

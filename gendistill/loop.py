@@ -18,7 +18,7 @@ from torch import Tensor
 from gendistill.card import Spent, run_card
 from gendistill.choosing import Choice, check_names, choose, gains_within, held_out
 from gendistill.clusters import class_clusters, nearest_classes
-from gendistill.compare import measure
+from gendistill.compare import measure, results_json
 from gendistill.config import Config, TuneConfig
 from gendistill.data import RealData
 from gendistill.data.export import json_line
@@ -28,6 +28,7 @@ from gendistill.evaluate import Measured
 from gendistill.evaluate_answers import MeasuredAnswers
 from gendistill.examples import Example, by_class
 from gendistill.filters import FilterReport, TextFilter
+from gendistill.finished import RESULTS
 from gendistill.further import FurtherStudent, file_name, further_students, with_further
 from gendistill.generators import Generator, arrivals, build_generator
 from gendistill.generators.meter import Meter
@@ -191,6 +192,7 @@ class _Run:
         rows = self._rows(selection, choice.objective, soft)
         self.store.write("distilled.jsonl", "".join(json_line(row) for row in rows))
         table = self._measure([self.pool.examples[i] for i in selection.chosen], soft, reference)
+        self.store.write(RESULTS, results_json(table, min(len(self.real.test), self.config.evaluate.max_test_rows)))
         result = Distilled(
             out=self.config.out,
             rows=rows,

@@ -145,7 +145,7 @@ class Store(FolderStore):
             if self.meta("schema") != SCHEMA_VERSION:
                 raise RunError(f"{self.folder}: written by another version of gendistill; choose another --out")
             # A key that the older version which wrote the run did not have had no other value than the default.
-            present = _with_defaults(present)
+            present = with_defaults(present)
             differences = [key for key in differing_keys(present, values) if not key.startswith(FREE_KEYS)]
             asked = self._db.execute("SELECT COUNT(*) FROM requests").fetchone()[0]
             if differences and not asked:
@@ -363,7 +363,7 @@ def differing_keys(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> li
     return keys
 
 
-def _with_defaults(values: dict[str, Any]) -> dict[str, Any]:
+def with_defaults(values: dict[str, Any]) -> dict[str, Any]:
     """A written configuration with the defaults of today's keys where it has none; its own keys are all kept."""
     filled = json.loads(Config().model_dump_json())
     for key, value in values.items():

@@ -14,6 +14,7 @@ import typer
 from gendistill._version import __version__
 from gendistill.cli.batch import batch
 from gendistill.cli.bench import bench
+from gendistill.cli.compare import compare
 from gendistill.cli.doctor import doctor
 from gendistill.cli.evaluate import evaluate
 from gendistill.cli.export import export
@@ -36,6 +37,7 @@ app.command()(generate)
 app.command()(score)
 app.command()(select)
 app.command()(evaluate)
+app.command()(compare)
 app.command()(bench)
 app.command()(export)
 app.add_typer(batch, name="batch")
