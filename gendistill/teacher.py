@@ -67,16 +67,22 @@ class MemoryStore:
 
 
 class KeepingStore(MemoryStore):
-    """Keeps features in memory, for a teacher that is asked for the same rows again."""
+    """Keeps features in memory by row, for one teacher that is asked for the same rows again under other names."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, tuple[str, ...]], dict[str, Tensor]] = {}
+        self._kept: dict[str, dict[str, Tensor]] = {}  # id -> what is known of the row
 
     def load_features(self, name: str, ids: Sequence[str]) -> dict[str, Tensor] | None:
-        return self._kept.get((name, tuple(ids)))
+        rows = [self._kept.get(id) for id in ids]
+        if not rows or None in rows:
+            return None
+        known = [row for row in rows if row is not None]
+        keys = [key for key in known[0] if all(key in row for row in known)]
+        return {key: torch.stack([row[key] for row in known]) for key in keys}
 
     def save_features(self, name: str, ids: Sequence[str], tensors: dict[str, Tensor]) -> None:
-        self._kept[name, tuple(ids)] = tensors
+        for position, id in enumerate(ids):
+            self._kept.setdefault(id, {}).update({key: values[position] for key, values in tensors.items()})
 
 
 class Teacher:
@@ -223,6 +229,8 @@ class Teacher:
         files = [f"{self._prefix}{name}-{index:05d}" for index in range(len(chunks))]
         ids = [[row.id for row in rows] for rows in chunks]
         parts = [self.store.load_features(file, keys) for file, keys in zip(files, ids, strict=True)]
+        if compute == self._everything:  # a store may know the embeddings alone
+            parts = [part if part is not None and "hidden.0" in part else None for part in parts]
         if compute == self._everything and None in parts:
             self.prepare()  # before the bar of this stage: it has one of its own
         done = sum(len(rows) for rows, part in zip(chunks, parts, strict=True) if part is not None)
