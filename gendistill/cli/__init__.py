@@ -23,6 +23,7 @@ from gendistill.cli.push import push
 from gendistill.cli.score import score
 from gendistill.cli.select import select
 from gendistill.errors import GendistillError
+from gendistill.visible import visible
 
 app = typer.Typer(
     name="gendistill",
@@ -95,7 +96,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    print("error: " + visible(" ".join(message.split())), file=sys.stderr)
     sys.exit(code)
 
 

@@ -75,31 +75,33 @@ def bench(
 
 
 def _announce(console: Console, opened: Bench) -> None:
+    from gendistill.cli.terminal import tell
+
     units = opened.units()
     students = sum(unit.kind == "train" for unit in units)
-    console.print(
+    tell(
+        console,
         f"{opened.suite.name}: {len(opened.tasks())} tasks, {len(opened.methods())} methods, "
         f"{len(opened.students())} students; {students:,} trainings, {sum(map(opened.done, units)):,} of {len(units):,} "
         f"steps done",
-        markup=False, highlight=False, soft_wrap=True,
-    )  # fmt: skip
+    )
 
 
 def _tell(console: Console, opened: Bench, failed: Failed) -> None:
-    console.print(
-        (opened.out / "results.md").read_text(encoding="utf-8"), markup=False, highlight=False, soft_wrap=True
-    )
-    console.print(
+    from gendistill.cli.terminal import tell
+
+    tell(console, (opened.out / "results.md").read_text(encoding="utf-8"))
+    tell(
+        console,
         f"results.md, .tex, .csv, accuracy.png, costs.md and the sets are in {opened.out}; next: "
         f"gendistill bench --check {opened.out}",
-        markup=False, highlight=False, soft_wrap=True,
-    )  # fmt: skip
+    )
     if failed:
         from gendistill.errors import GendistillError
 
         reasons = list(dict.fromkeys(failed.values()))
         for reason in reasons[:SHOWN_FAILURES]:
-            console.print(f"failed: {reason}", markup=False, highlight=False, soft_wrap=True)
+            tell(console, f"failed: {reason}")
         raise GendistillError(
             f"{len(failed)} steps could not be done, for {len(reasons)} reasons; the rest is in the tables"
         )
@@ -107,20 +109,20 @@ def _tell(console: Console, opened: Bench, failed: Failed) -> None:
 
 def _check(console: Console, folder: Path, data_dir: Path | None, only: Only, sets: int | None) -> None:
     from gendistill.bench.checking import check_folder, holds
-    from gendistill.cli.terminal import TerminalReporter
+    from gendistill.cli.terminal import TerminalReporter, tell
     from gendistill.errors import GendistillError
 
     checked = check_folder(folder, data_dir=data_dir, only=only, sets=sets, reporter=TerminalReporter(console))
     for one in checked:
-        console.print(
+        tell(
+            console,
             f"{one.student}, {one.task} {one.per_class}, {one.method}: published {one.published:.1f}, now {one.measured:.1f} "
             f"({one.sets} sets, ± {one.tolerance:.1f} allowed): {'holds' if one.holds else 'DOES NOT HOLD'}",
-            markup=False, highlight=False, soft_wrap=True,
-        )  # fmt: skip
+        )
     if not holds(checked):
         broken = sum(not one.holds for one in checked)
         raise GendistillError(f"{folder}: {broken} of {len(checked)} cells do not hold")
-    console.print(f"{folder}: all {len(checked)} cells hold", markup=False, highlight=False, soft_wrap=True)
+    tell(console, f"{folder}: all {len(checked)} cells hold")
 
 
 def _budgets(text: str | None) -> list[int] | None:

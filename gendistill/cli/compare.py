@@ -21,6 +21,7 @@ def compare(
     from rich.text import Text
 
     from gendistill.atomic import atomic_write
+    from gendistill.cli.terminal import tell
     from gendistill.differences import differences
     from gendistill.finished import read_finished
     from gendistill.visible import visible
@@ -28,7 +29,7 @@ def compare(
     console = Console()
     found = differences(read_finished(run_a), read_finished(run_b))
     for name, run in (("A", run_a), ("B", run_b)):
-        console.print(f"{name}  {visible(str(run))}", markup=False, highlight=False, soft_wrap=True)
+        tell(console, f"{name}  {run}")
     for heading, lines in found.items():
         if not lines:
             continue
@@ -41,7 +42,7 @@ def compare(
         console.print(table)
     same = [heading for heading, lines in found.items() if not lines]
     if same:
-        console.print(f"the same: {', '.join(same)}", markup=False, highlight=False)
+        tell(console, f"the same: {', '.join(same)}")
     if json_out is not None:
         shown = {heading: [asdict(line) for line in lines] for heading, lines in found.items()}
         atomic_write(json_out, json.dumps(shown, indent=2, ensure_ascii=False) + "\n")

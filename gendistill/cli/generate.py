@@ -121,6 +121,8 @@ def generate(
 
 
 def _announce(console: Console, config: Config) -> None:
+    from gendistill.cli.terminal import tell
+
     lines = (
         f"real data   {config.data.dataset}",
         f"generator   {config.generator.model}, {config.generator.candidates_per_class} candidates a class in {config.rounds} rounds",
@@ -130,32 +132,24 @@ def _announce(console: Console, config: Config) -> None:
         f"into        {config.out}",
     )
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        tell(console, line)
 
 
 def _tell(console: Console, config: Config, result: Distilled) -> None:
-    from gendistill.cli.terminal import results_table
+    from gendistill.cli.terminal import results_table, tell
     from gendistill.data.rows import fields_of
 
     console.print()
-    console.print(
-        f"turned away: {result.filters.summary() or 'nothing'}", markup=False, highlight=False, soft_wrap=True
-    )
+    tell(console, f"turned away: {result.filters.summary() or 'nothing'}")
     if result.table:
         test_size = min(len(result.real.test), config.evaluate.max_test_rows)
         console.print(results_table(result.table, test_size))
     key = "cluster_name" if "messages" in result.rows[0] else "label_name"
     first = result.rows[0][key]
-    console.print(f"\nThe texts chosen for {first!r}:", markup=False, highlight=False, soft_wrap=True)
+    tell(console, f"\nThe texts chosen for {first!r}:")
     for row in result.rows:
         if row[key] == first:
             shown = "\n    ".join(filter(None, fields_of(row)))
-            console.print(f"  - {shown}", markup=False, highlight=False, soft_wrap=True)
-    console.print(
-        f"\n{len(result.rows)} texts in {result.path}, dataset card in {config.out}/README.md",
-        markup=False,
-        highlight=False,
-    )
-    console.print(
-        f"next: gendistill export {result.path} --format openai -o train.jsonl", markup=False, highlight=False
-    )
+            tell(console, f"  - {shown}")
+    tell(console, f"\n{len(result.rows)} texts in {result.path}, dataset card in {config.out}/README.md")
+    tell(console, f"next: gendistill export {result.path} --format openai -o train.jsonl")

@@ -21,6 +21,7 @@ def push(
     from rich.console import Console
     from rich.table import Table
 
+    from gendistill.cli.terminal import tell
     from gendistill.push import KEPT_BACK, check_name, failed_checks, outgoing
     from gendistill.push import push as push_files
 
@@ -35,12 +36,10 @@ def push(
     console.print(table)
     kept = [name for name in KEPT_BACK if (run / name).exists()]
     if kept:
-        console.print(
-            f"stays here: {', '.join(kept)}, which hold or stand for real rows", markup=False, highlight=False
-        )
+        tell(console, f"stays here: {', '.join(kept)}, which hold or stand for real rows")
     failed = failed_checks(run)
     if failed:
-        console.print(f"the audit failed: {', '.join(failed)}", markup=False, highlight=False, soft_wrap=True)
+        tell(console, f"the audit failed: {', '.join(failed)}")
     if not send:
         console.print("nothing was sent; look at the files, then add --send")
         return
@@ -49,4 +48,4 @@ def push(
     if not (run / "audit.json").is_file():
         console.print("this run was not audited", markup=False)
     address = push_files(files, repo, private=not public)
-    console.print(f"sent: {address}", markup=False, highlight=False, soft_wrap=True)
+    tell(console, f"sent: {address}")

@@ -47,7 +47,7 @@ def score(
 
     quiet_libraries()
     from gendistill.atomic import atomic_write
-    from gendistill.cli.terminal import TerminalReporter
+    from gendistill.cli.terminal import TerminalReporter, tell
     from gendistill.data.export import json_line
     from gendistill.scoring import score_candidates
 
@@ -59,4 +59,4 @@ def score(
         f"next: gendistill select {shlex.quote(candidates)} {shown_flags(resolved)} --per-class {resolved.per_class} "
         "-o chosen.jsonl",
     ):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        tell(console, line)

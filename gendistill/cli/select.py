@@ -47,7 +47,7 @@ def select(
 
     quiet_libraries()
     from gendistill.atomic import atomic_write
-    from gendistill.cli.terminal import TerminalReporter
+    from gendistill.cli.terminal import TerminalReporter, tell
     from gendistill.data.export import json_line
     from gendistill.scoring import select_candidates
 
@@ -65,4 +65,4 @@ def select(
         f"next: gendistill evaluate {shlex.quote(str(out))} {shown_flags(resolved)}"
         + (" --labels soft" if resolved.selection.labels == "soft" else ""),
     ):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        tell(console, line)

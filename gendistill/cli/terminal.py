@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gendistill.progress import Advance
+from gendistill.visible import visible
 
 if TYPE_CHECKING:
     from gendistill.evaluate import Measured
@@ -40,6 +41,11 @@ def _clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
+def tell(console: Console, line: str) -> None:
+    """Print text as it is: nothing in it is taken for a style, or steers the terminal."""
+    console.print(visible(line), markup=False, highlight=False, soft_wrap=True)
+
+
 class TerminalReporter:
     """A ``Reporter`` with rich bars, or a line now and then where the output is no terminal."""
 
@@ -47,7 +53,7 @@ class TerminalReporter:
         self.console = console
 
     def say(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        tell(self.console, line)
 
     @contextmanager
     def track(self, stage: str, total: int, done: int = 0) -> Iterator[Advance]:
