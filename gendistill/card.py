@@ -36,7 +36,7 @@ def run_card(config: Config, result: Distilled, generator_name: str, spent: Spen
         "generator": f"{generator_name} ({tokens} completion tokens)",
         **_calls(config, spent),
         "student": " and ".join([config.student.model, *config.further_students]),
-        **_teacher(result),
+        **_teacher(config, result),
         "pool": f"{result.pool_size} of {result.filters.seen} candidates passed the filters",
         "objective": f"{weights}: " + ", ".join(f"{r.loss:.4f} after round {r.round}" for r in result.rounds),
         "selection": f"{config.selection.method}, {config.per_class} per {'cluster' if answers else 'class'}",
@@ -55,12 +55,15 @@ def run_card(config: Config, result: Distilled, generator_name: str, spent: Spen
         results=[Result(row.method, row.mean, row.spread, row.runs) for row in result.table],
         losses=answers,
         results_note=f"Fresh {config.student.model} students, {test_rows} test rows that nothing was chosen on.",
+        privacy=result.privacy,
         command=f"gendistill generate -c config.yaml --out {config.out}-again",
     )
     return dataset_card(info)
 
 
-def _teacher(result: Distilled) -> dict[str, str]:
+def _teacher(config: Config, result: Distilled) -> dict[str, str]:
+    if config.private:
+        return {"label check": "a probe on its frozen embeddings, fitted on stand-ins drawn from the private release"}
     if result.teacher_accuracy is None:
         return {"checkpoints": "the same, tuned by LoRA on a sample of the real rows"}
     right = f"{result.teacher_accuracy:.1%} right on held-out rows"

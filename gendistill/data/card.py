@@ -27,6 +27,10 @@ _WRITTEN_LIMITS = (
     "A language model that was shown examples of real data wrote the {noun}: the terms of that data and of the model "
     "apply to them. They may state things that are not true, carry the biases of both, and stand close to real ones."
 )
+_PRIVATE_LIMITS = (
+    "A language model that was shown no real text wrote the {noun}: the terms of the model apply to them. They may "
+    "state things that are not true, and carry its biases."
+)
 _REAL_LIMITS = (
     "The {noun} are real rows as they stand: the terms of the real data apply, and its privacy is not protected."
 )
@@ -88,6 +92,7 @@ class CardInfo:
     results: Sequence[Result] = ()
     losses: bool = False  # the results are losses, not accuracies
     results_note: str = ""  # what was measured, on how many test rows
+    privacy: str = ""  # of a differentially private set, what is protected and what is not
     command: str | None = None  # to make it again
     samples_per_class: int = 2
 
@@ -107,6 +112,8 @@ def dataset_card(info: CardInfo) -> str:
     ]
     if info.made_with or info.filters:
         parts.append(_how(info))
+    if info.privacy:
+        parts.append(f"## Privacy\n\n{_inline(info.privacy)}\n")
     if info.results:
         parts.append(_results(info))
     if shape != "instruction":
@@ -118,7 +125,8 @@ def dataset_card(info: CardInfo) -> str:
     parts.append(_fields(info, shape))
     if info.command:
         parts.append(f"## Make it again\n\n{_fenced(info.command, 'bash')}")
-    limits = (_REAL_LIMITS if info.real_rows else _WRITTEN_LIMITS).format(noun=kind.noun)
+    limits = _REAL_LIMITS if info.real_rows else _PRIVATE_LIMITS if info.privacy else _WRITTEN_LIMITS
+    limits = limits.format(noun=kind.noun)
     parts.append(
         f"## Licence and limits\n\n{limits} The set is made for {kind.purpose}; it was measured for nothing else.\n"
     )
