@@ -81,6 +81,7 @@ class Distilled:
     teacher_accuracy: float | None  # on the dev part; None for instructions
     pool_size: int
     real: RealData
+    privacy: str = ""  # of a private run, what is protected and what is not
 
     @property
     def path(self) -> Path:
@@ -216,6 +217,7 @@ class _Run:
             teacher_accuracy=teacher_accuracy,
             pool_size=len(self.pool.candidates),
             real=self.real,
+            privacy=self.private.statement if self.private else "",
         )
         spent = Spent(*self.store.tokens(), usage=self.store.meta("usage"))
         self.store.write("README.md", run_card(self.config, result, self.generator.name, spent))

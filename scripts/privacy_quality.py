@@ -5,14 +5,14 @@
     python scripts/privacy_quality.py train      # the same sets by students that are fine-tuned whole
     python scripts/privacy_quality.py table      # Markdown
 
-A dataset's candidates are those of one run at epsilon 4 that passed the filters on text. Set s of every method is chosen
-from 0.8 of them drawn by seed s; a private method's noise is drawn anew with it. Test rows are looked at by the measured
-students alone. Every step can be stopped and started again: what is in the results file is not done twice.
+A dataset's candidates are those of one run at epsilon 4 that passed the filters on text. Set s of every method is
+chosen from 0.8 of them drawn by seed s; a private method's noise is drawn anew with it. Test rows are looked at by the
+measured students alone. Every step can be stopped and started again: what is in the results file is not done twice.
 
-``random`` takes candidates as they came, which is what no look at real rows gives (epsilon 0). ``votes`` is the mechanism
-of Aug-PE (Xie et al. 2024, arXiv 2403.01749) instead of ours: each real row votes for the nearest candidate of its class,
-the histogram gets the noise, and the best-voted are taken. ``not private`` is the default choice with a teacher trained
-on the real rows, real rows in the objective and held-out ones to judge.
+``random`` takes candidates as they came, which is what no look at real rows gives (epsilon 0). ``votes`` is the
+mechanism of Aug-PE (Xie et al. 2024, arXiv 2403.01749) instead of ours: each real row votes for the nearest candidate
+of its class, the histogram gets the noise, and the best-voted are taken. ``not private`` is the default choice with a
+teacher trained on the real rows, real rows in the objective and held-out ones to judge.
 """
 
 from __future__ import annotations
@@ -124,8 +124,8 @@ class Rows:
         self.teacher = Teacher(self.config.student, self.student, self.real.train, FolderStore(folder), Silent(), 0)
         with sqlite3.connect(f"file:{self.config.out / 'run.db'}?mode=ro", uri=True) as db:
             found = db.execute(
-                "SELECT c.fields, c.label FROM candidates c JOIN requests r ON r.id = c.request_id WHERE c.filter IS NULL "
-                "OR c.filter IN ('wrong_label', 'near_duplicate') ORDER BY r.round, r.position, c.position"
+                "SELECT c.fields, c.label FROM candidates c JOIN requests r ON r.id = c.request_id WHERE c.filter IS "
+                "NULL OR c.filter IN ('wrong_label', 'near_duplicate') ORDER BY r.round, r.position, c.position"
             ).fetchall()
         self.candidates = [Example(tuple(json.loads(fields)), label) for fields, label in found]
 
@@ -300,9 +300,8 @@ def table(args: argparse.Namespace) -> None:
     for row in done(args):
         cells[row["student"], row["dataset"], row["per_class"]][row["method"]][row["set"]].append(row["accuracy"])
     for (student, name, per_class), methods in sorted(cells.items()):
-        print(
-            f"\n{student}, {name}, {per_class} a class\n\n| method | accuracy | over random | sets |\n|---|---|---|---|"
-        )
+        print(f"\n{student}, {name}, {per_class} a class\n")
+        print("| method | accuracy | over random | sets |\n|---|---|---|---|")
         for method in (one for one in METHODS if one in methods):
             means = {number: float(np.mean(values)) for number, values in methods[method].items()}
             both = sorted(set(means) & set(methods["random"]))

@@ -69,8 +69,8 @@ class PrivateSide:
         least, most = usual_lengths(released, Noise.of(multiplier))
         self.text_filter = TextFilter(config.filters, [], lengths=(least, most))
         self.budget = TokenBudget(config.generator.max_new_tokens or TOKENS_PER_UNIT * most + 8)
-        said = statement(config.privacy, multiplier)
-        record = {**known, "shares": SHARES, "releases": 1, "statement": said}
+        self.statement = statement(config.privacy, multiplier)
+        record = {**known, "shares": SHARES, "releases": 1, "statement": self.statement}
         del record["values"]
         store.write(RECORD, json.dumps(record, indent=2) + "\n")
 
