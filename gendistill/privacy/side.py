@@ -110,7 +110,7 @@ def stand_in_side(
     features = [teacher.seen(embeddings[rows])]
     side = RealSide([], labels, embeddings, rows, features, (), classes, [config.per_class] * classes)
     held, held_labels = _drawn(model, -(-HELD // classes), [config.seed, 31])
-    return side, teacher, Held(Rows((held,), held_labels), _no_rollout)
+    return side, teacher, Held(Rows((held,), held_labels), _no_rollout, "stand-ins")
 
 
 def _drawn(model: ClassModel, per_class: int, seed: Sequence[int]) -> tuple[Tensor, Tensor]:
