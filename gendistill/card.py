@@ -43,7 +43,7 @@ def run_card(
         "generator": f"{generator_name} ({tokens} completion tokens)",
         **_calls(config, spent),
         "student": " and ".join([config.student.model, *config.further_students]),
-        **_teacher(result),
+        **_teacher(config, result),
         "pool": f"{result.pool_size} of {result.filters.seen} candidates passed the filters",
         "objective": f"{weights}: " + ", ".join(f"{r.loss:.4f} after round {r.round}" for r in result.rounds),
         "selection": f"{config.selection.method}, {config.per_class} per {'cluster' if answers else 'class'}",
@@ -76,6 +76,7 @@ def run_card(
         intended_use=said.intended_use,
         terms={f"real data ({source})": source_terms, f"generator ({config.generator.model})": generator_terms},
         audit=[(check["title"], check["status"], check["summary"]) for check in audit["checks"]] if audit else (),
+        privacy=result.privacy,
         command=f"gendistill generate -c config.yaml --out {config.out.name}-again",
     )
     return dataset_card(info)
@@ -87,7 +88,9 @@ def _public(source: str) -> str:
     return path.name if path.is_absolute() or path.exists() else source
 
 
-def _teacher(result: Distilled) -> dict[str, str]:
+def _teacher(config: Config, result: Distilled) -> dict[str, str]:
+    if config.private:
+        return {"label check": "a probe on its frozen embeddings, fitted on stand-ins drawn from the private release"}
     if result.teacher_accuracy is None:
         return {"checkpoints": "the same, tuned by LoRA on a sample of the real rows"}
     right = f"{result.teacher_accuracy:.1%} right on held-out rows"

@@ -86,6 +86,7 @@ class Held:
 
     rows: Rows
     rollout: Rollout
+    what: str = "held-out rows"
 
 
 def held_out(
@@ -137,6 +138,7 @@ class Choice:
     selection: Selection
     winner: Judged | None = None
     judged: list[Judged] = field(default_factory=list)
+    judges: str = "held-out rows"
 
     @property
     def loss(self) -> float:
@@ -153,7 +155,7 @@ class Choice:
         losses = sorted(one.loss for one in self.judged)
         by = f"{self.winner.runs} fine-tuned students each" if self.winner.runs else "a probe each"
         return [
-            f"portfolio: {self.winner.name} wins, of {len(self.judged)} sets judged on held-out rows by {by} "
+            f"portfolio: {self.winner.name} wins, of {len(self.judged)} sets judged on {self.judges} by {by} "
             f"(probes' losses {losses[0]:.4f} to {losses[-1]:.4f})"
         ]
 
@@ -200,7 +202,7 @@ def choose(
         runs=config.selection.rollout_runs,
         seed=config.seed,
     )
-    return Choice(objective, winner.selection, winner, judged)
+    return Choice(objective, winner.selection, winner, judged, held.what)
 
 
 def _select(

@@ -248,6 +248,37 @@ class GeneratorConfig(Section):
         return self
 
 
+DELTA = 1e-6
+
+
+class PrivacyConfig(Section):
+    """A differentially private run (docs/privacy.md): set ``epsilon``, and real rows reach it by noised sums alone."""
+
+    epsilon: float | Literal["inf"] | None = Field(
+        None,
+        description="of the guarantee; inf: the same way without noise, which protects nothing; absent: none",
+    )
+    delta: float = Field(DELTA, gt=0, lt=1, description="of the guarantee; less than 1 over the number of real rows")
+    seed: int | None = Field(
+        None, ge=0, description="of the noise, for tests: whoever knows it can take the noise off; absent: drawn anew"
+    )
+
+    @field_validator("epsilon", mode="before")
+    @classmethod
+    def _epsilon(cls, value: Any) -> Any:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if not value > 0:  # NaN too
+                raise ValueError("must be positive, or inf for no noise at all")
+            return "inf" if math.isinf(value) else value
+        return value
+
+    @model_validator(mode="after")
+    def _of_a_private_run(self) -> PrivacyConfig:
+        if self.epsilon is None and (self.delta != DELTA or self.seed is not None):
+            raise ValueError("delta and seed say nothing alone; give epsilon (--dp-epsilon) too")
+        return self
+
+
 class FilterConfig(Section):
     min_length_quantile: float = Field(0.001, ge=0, le=1)
     max_length_quantile: float = Field(0.99, ge=0, le=1)
@@ -387,6 +418,10 @@ class CardConfig(Section):
         return self
 
 
+# What differs where the run is private: no real text is shown, and every further student would cost of the guarantee
+PRIVATE_DEFAULTS: dict[str, dict[str, Any]] = {"generator": {"exemplars": 0}, "objective": {"students": []}}
+
+
 class Config(Section):
     """A whole run. ``Config(dataset=..., per_class=..., out=...)`` are shortcuts to the nested fields."""
 
@@ -402,17 +437,27 @@ class Config(Section):
     selection: SelectionConfig = Field(default_factory=SelectionConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     card: CardConfig = Field(default_factory=CardConfig)
+    privacy: PrivacyConfig = Field(default_factory=PrivacyConfig)
 
     def __init__(self, **values: Any) -> None:
         if "dataset" in values:
             values["data"] = {"dataset": values.pop("dataset"), **_plain(values.get("data", {}))}
+        differing = []
         if _plain(values.get("data", {})).get("task") == "instruction":
-            for name, defaults in INSTRUCTION_DEFAULTS.items():
-                values[name] = {**defaults, **_plain(values.get(name, {}))}
+            differing.append(INSTRUCTION_DEFAULTS)
+        if _plain(values.get("privacy", {})).get("epsilon") is not None:
+            differing.append(PRIVATE_DEFAULTS)
+        for name, defaults in (section for one in differing for section in one.items()):
+            values[name] = {**defaults, **_plain(values.get(name, {}))}
         try:
             super().__init__(**values)
         except ValidationError as error:
             raise ConfigError(readable(error)) from None
+
+    @property
+    def private(self) -> bool:
+        """Whether real rows may reach the run by differentially private statistics alone."""
+        return self.privacy.epsilon is not None
 
     @property
     def further_students(self) -> list[str]:

@@ -244,15 +244,38 @@ class TextFilter:
     :param real: the real rows that a candidate must look like and must not copy.
     :param copies: False lets copies of real rows pass, for candidates that are real rows.
     :param extra: what a candidate of the task must pass besides (`Task.checks`).
+    :param lengths: least and most units, where nothing may be learnt from real rows or compared with them: a private
+        run. There are none then.
     :raises DataError: if there are no real rows.
     """
 
+    # What is usual where no real row says otherwise
+    _min_letters, _min_distinct, _max_unit_run, _max_character_run = 0.6, 0.3, 4, 9
+    _real_end_share, _unit = 0.0, "words"
+    _bad_characters_usual: bool | np.bool_ = False
+
     def __init__(
-        self, config: FilterConfig, real: Sequence[Example], *, copies: bool = True, extra: Check | None = None
+        self,
+        config: FilterConfig,
+        real: Sequence[Example],
+        *,
+        copies: bool = True,
+        extra: Check | None = None,
+        lengths: tuple[int, int] | None = None,
     ) -> None:
-        if not real:
-            raise DataError("filters: there are no real rows to learn lengths from; give a dataset with rows")
         self._extra = extra
+        self._accepted: set[str] = set()
+        self._ngram = config.real_copy_ngram
+        self._real_keys: HashArray = np.empty(0, dtype=np.uint64)
+        self._ngrams: list[HashArray] = []  # sorted block by block: one sorted whole would need twice the memory
+        if lengths is not None:
+            self.min_length, self.max_length = lengths
+        elif real:
+            self._learn(config, real, copies)
+        else:
+            raise DataError("filters: there are no real rows to learn lengths from; give a dataset with rows")
+
+    def _learn(self, config: FilterConfig, real: Sequence[Example], copies: bool) -> None:
         sample = real[:: -(-len(real) // LEARN_ROWS)]
         shapes = [_shape(example.text, fold(example.text)) for example in sample]
         self._min_letters = 0.75 * float(np.quantile([shape.letters for shape in shapes], 0.01))
@@ -269,7 +292,6 @@ class TextFilter:
 
         lengths: list[int] = []
         keys: list[HashArray] = []
-        self._ngrams: list[HashArray] = []  # sorted block by block: one sorted whole would need twice the memory
         for block in _blocks(real):
             rows = [fold(example.text) for example in block]
             lengths.extend(map(len, rows))
@@ -282,7 +304,6 @@ class TextFilter:
         self.min_length, self.max_length = int(low), int(np.ceil(high))  # in units, both allowed
         if not copies:
             self._real_keys, self._ngrams = np.empty(0, dtype=np.uint64), []
-        self._accepted: set[str] = set()
 
     def check(self, example: Example, finish_reason: str) -> Rejection | None:
         """None if the candidate passes; it is then remembered, so that the same text does not pass twice.

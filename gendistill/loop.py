@@ -24,7 +24,7 @@ from gendistill.data import RealData
 from gendistill.data.export import json_line
 from gendistill.data.rows import labels_of, texts_of
 from gendistill.errors import ConfigError, DataError, GenerationError
-from gendistill.evaluate import Measured
+from gendistill.evaluate import Measured, stratified_sample
 from gendistill.evaluate_answers import MeasuredAnswers
 from gendistill.examples import Example, by_class
 from gendistill.filters import FilterReport, TextFilter
@@ -39,6 +39,7 @@ from gendistill.objectives import Objective
 from gendistill.planning import Chosen, Reference, plan_lessons, plan_round, requests_per_class, token_budget
 from gendistill.pool import DECIMALS, GarbageWatch, Pool, judge
 from gendistill.prepare import prepare
+from gendistill.privacy import PrivateSide, check_private
 from gendistill.progress import Reporter, Silent
 from gendistill.prompts import load_template
 from gendistill.selection import Selection
@@ -81,6 +82,7 @@ class Distilled:
     teacher_accuracy: float | None  # on the dev part; None for instructions
     pool_size: int
     real: RealData
+    privacy: str = ""  # of a private run, what is protected and what is not
 
     @property
     def path(self) -> Path:
@@ -104,6 +106,8 @@ def distill(
     """
     config = config or Config()
     check_names(config)
+    if config.private:
+        check_private(config)
     if config.generator.template is not None:
         load_template(config.generator.template)
     with Store(config.out, config, resume) as store:
@@ -121,7 +125,8 @@ class _Run:
         self.prepared = prepare(config, store, reporter)
         self.real, self.task, self.teacher = self.prepared.real, self.prepared.task, self.prepared.teacher
         self.num_classes = len(self.real.label_names)
-        self._say_small_classes()
+        if not config.private:
+            self._say_small_classes()
         parts = (self.real.train, self.real.dev, self.real.test, self.real.target)
         store.remember("real data", fingerprint([row for part in parts for row in part]))
         # Whether it chats is asked of the store first: only the generator itself, loaded, can tell otherwise.
@@ -133,9 +138,14 @@ class _Run:
             self.generator.name += ", tuned on the real rows"
         store.remember("generator", {"name": self.generator.name, "chat": self.chat})
         self.report = FilterReport()
-        known = [*self.real.train, *self.real.target]
-        self.text_filter = TextFilter(config.filters, known, extra=self.task.checks(known))
-        self.budget = token_budget(config, self.real.aim)
+        self.private = PrivateSide(config, self.prepared, store, reporter) if config.private else None
+        if self.private:
+            self.teacher, self.text_filter = self.private.teacher, self.private.text_filter
+            self.budget = self.private.budget
+        else:
+            known = [*self.real.train, *self.real.target]
+            self.text_filter = TextFilter(config.filters, known, extra=self.task.checks(known))
+            self.budget = token_budget(config, self.real.aim)
         if self.budget.short:
             # A few whole sentences of the budget may be shorter than any real text
             self.text_filter.min_length = min(self.text_filter.min_length, self.budget.tokens // SHORTEST)
@@ -149,10 +159,12 @@ class _Run:
         self.tuned = False
 
     def go(self) -> Distilled:
-        real = real_side(self.config, self.real, self.teacher)
+        real = self.private.real if self.private else real_side(self.config, self.real, self.teacher)
         reference = self._reference(real)
         self.others = further_students(self.config, real, self.real.train, self.real.dev, self.store, self.reporter)
-        dev = [self.teacher.embeddings("dev", self.real.dev), *(other.dev for other in self.others)]
+        dev: list[Tensor] = []
+        if not self.private:
+            dev = [self.teacher.embeddings("dev", self.real.dev), *(other.dev for other in self.others)]
         teacher_accuracy = self._teacher_accuracy()
         rounds: list[Round] = []
         choice: Choice | None = None
@@ -169,7 +181,11 @@ class _Run:
             if self.pool.candidates:
                 inputs = with_further(inputs, self.others)
             with self.reporter.track(f"choose {number}", 1) as advance:
-                held = held_out(self.config, self.real.dev, dev, self.pool.examples, self.num_classes)
+                held = (
+                    self.private.held
+                    if self.private
+                    else held_out(self.config, self.real.dev, dev, self.pool.examples, self.num_classes)
+                )
                 last = number >= self.config.rounds
                 before = choice.selection.chosen if choice else ()
                 choice = choose(self.config, inputs, real.budgets, before, held=held, finals=last)
@@ -203,6 +219,7 @@ class _Run:
             teacher_accuracy=teacher_accuracy,
             pool_size=len(self.pool.candidates),
             real=self.real,
+            privacy=self.private.statement if self.private else "",
         )
         spent = Spent(*self.store.tokens(), usage=self.store.meta("usage"))
         self.store.write("README.md", run_card(self.config, result, self.generator.name, spent))
@@ -242,8 +259,8 @@ class _Run:
             )
 
     def _teacher_accuracy(self) -> float | None:
-        """On dev; None of a causal LM, which has no classes to be right about."""
-        if not self.teacher.judges_labels:
+        """On dev; None of a causal LM, which has no classes to be right about, and of a private run."""
+        if self.private or not self.teacher.judges_labels:
             return None
         known = self.store.meta("teacher dev accuracy")
         if known is None:
@@ -369,7 +386,7 @@ class _Run:
             [verdict for _, verdict in judged],
             self.teacher,
             intake.name,
-            real_embeddings=reference.embeddings,
+            real_embeddings=reference.embeddings[:0] if self.private else reference.embeddings,
             label_names=self.real.label_names,
             kept_embeddings=self.pool.embeddings.numpy() if self.pool.candidates else None,
         )
@@ -455,14 +472,21 @@ class _Run:
     def _measure(
         self, distilled: list[Example], soft: Tensor | None, reference: Reference
     ) -> list[Measured] | list[MeasuredAnswers]:
+        rows, embeddings = reference.examples, torch.from_numpy(reference.embeddings)
+        if self.private and self.config.evaluate.seeds:
+            # Stand-ins have no texts. The set is written by now: what is measured beside it changes nothing.
+            rows = stratified_sample(
+                self.real.train, self.num_classes, self.config.data.max_reference_rows, self.config.seed
+            )
+            embeddings = self.teacher.embeddings("baselines", rows)
         return measure(
             self.config,
             self.prepared,
             distilled,
             soft,
             self.pool.examples,
-            reference.examples,
-            torch.from_numpy(reference.embeddings),
+            rows,
+            embeddings,
             journal=self.store,
             reporter=self.reporter,
         )

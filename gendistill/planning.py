@@ -24,6 +24,7 @@ _SENTENCE_END = re.compile(r"[.!?\u3002\uff01\uff1f\u0964][\"'\u201d\u2019)\]]*(
 BYTES_PER_TOKEN = 4.0  # UTF-8; English has about 4.5 with the tokenizers of today's models
 TOP_UP_FACTOR = 4  # a class that is short is not asked for more than this many times its shortfall at once
 BEST_SHOWN = 2  # chosen candidates shown beside the real exemplars in later rounds
+PRIVATE_SHOWN = 4  # the same in a private run, which shows no real ones
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,7 @@ def plan_round(
     template_name = f"{task.name}.{'chat' if chat else 'base'}"
     template = load_template(settings.template or template_name)
     planned: list[Planned] = []
+    most_shown = PRIVATE_SHOWN if config.private else min(BEST_SHOWN, settings.exemplars // 2)
     for label, count in enumerate(counts):
         weights, best_pool = None, []
         if chosen is not None:
@@ -172,7 +174,7 @@ def plan_round(
             best_pool = [example for example in chosen.examples if example.label == label]
         for group in range(math.ceil(count / settings.samples_per_prompt)):
             rng = np.random.default_rng([config.seed, round, label, group])
-            shown = min(BEST_SHOWN, len(best_pool), settings.exemplars // 2)
+            shown = min(most_shown, len(best_pool))
             rows = draw_exemplars(reference.clusters, label, settings.exemplars - shown, rng, weights)
             exemplars = [reference.examples[row] for row in rows]
             best = [best_pool[i] for i in rng.permutation(len(best_pool))[:shown]]

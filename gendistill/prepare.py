@@ -55,7 +55,7 @@ def prepare(config: Config, store: TeacherStore, reporter: Reporter) -> Prepared
     """
     if config.data.task == "instruction":
         return _instructions(config, store, reporter)
-    real = load_real(config.data, per_class=1, seed=config.seed)
+    real = load_real(config.data, per_class=1, seed=config.seed, by_row=config.private)
     for line in real.report.lines():
         reporter.say(line)
     student = EncoderStudent(config.student, len(real.label_names))

@@ -27,6 +27,7 @@ from gendistill.objectives import ObjectiveInputs, build_objective
 from gendistill.objectives.linear import coarse_threads
 from gendistill.pool import DECIMALS, judge
 from gendistill.prepare import prepare
+from gendistill.privacy.checks import refuse_private
 from gendistill.progress import Reporter, Silent
 from gendistill.soft_labels import KEY, named, soften
 from gendistill.teacher import KeepingStore, MemoryStore
@@ -179,6 +180,7 @@ def _provenance(given: Given, name: str) -> dict[str, Any]:
 def _filtered(candidates: Path | Literal["real"], config: Config, reporter: Reporter) -> Scored:
     """The candidates with the verdict of every filter, scored by the teacher alone."""
     check_names(config)
+    refuse_private(config, "gendistill score and select")
     prepared = prepare(config, KeepingStore(), reporter)
     real, teacher = prepared.real, prepared.teacher
     # "real" is no Path, so the type checker knows what is left.

@@ -72,6 +72,8 @@ def generate(
     labels: options.Labels = None,
     eval_seeds: Annotated[int | None, typer.Option(help="Students per row of the final table, one for the full data; 0 for none. [default: 3]", min=0)] = None,
     seed: options.Seed = None,
+    dp_epsilon: Annotated[float | None, typer.Option(help="Differentially private: real rows reach prompts and selection by noised sums alone, for this epsilon; inf: without noise. Needs gendistill[dp].")] = None,
+    dp_delta: Annotated[float | None, typer.Option(help="Delta of that guarantee, below 1 over the number of real rows. [default: 1e-6]")] = None,
     resume: Annotated[ResumeChoice, typer.Option(help="What to do where a run is already.")] = ResumeChoice.if_possible,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with a model. Off unless you say so.")] = False,
     settings: options.Set = None,
@@ -103,6 +105,8 @@ def generate(
         "student.model": student,
         "evaluate.seeds": eval_seeds,
         "seed": seed,
+        "privacy.epsilon": dp_epsilon,
+        "privacy.delta": dp_delta,
     }
     if trust_remote_code:
         flags |= {"generator.trust_remote_code": True, "student.trust_remote_code": True}
@@ -129,6 +133,7 @@ def _announce(console: Console, config: Config) -> None:
         f"student     {config.student.model}",
         f"choose      {config.per_class} a class by {config.selection.method}, objective "
         + " + ".join(f"{weight:g} {name}" for name, weight in config.objective.weights.items()),
+        *([f"private     epsilon {config.privacy.epsilon}, delta {config.privacy.delta:g}"] if config.private else []),
         f"into        {config.out}",
     )
     for line in lines:

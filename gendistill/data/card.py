@@ -28,6 +28,10 @@ _WRITTEN_LIMITS = (
     "A language model that was shown examples of real data wrote the {noun}: the terms of that data and of the model "
     "apply to them. They may state things that are not true, carry the biases of both, and stand close to real ones."
 )
+_PRIVATE_LIMITS = (
+    "A language model that was shown no real text wrote the {noun}: the terms of the model apply to them. They may "
+    "state things that are not true, and carry its biases."
+)
 _REAL_LIMITS = (
     "The {noun} are real rows as they stand: the terms of the real data apply, and its privacy is not protected."
 )
@@ -92,12 +96,12 @@ class CardInfo:
     terms: Mapping[str, str] = field(default_factory=dict)  # whose -> their licence or terms
     intended_use: str | None = None
     audit: Sequence[tuple[str, str, str]] = ()  # what was looked for, passed or failed or ..., one sentence
-    privacy: str | None = None  # what is protected, and how
     made_with: Mapping[str, object] = field(default_factory=dict)  # generator, student, ... in the order to show
     filters: Mapping[str, int] = field(default_factory=dict)  # filter -> candidates it turned away
     results: Sequence[Result] = ()
     losses: bool = False  # the results are losses, not accuracies
     results_note: str = ""  # what was measured, on how many test rows
+    privacy: str = ""  # of a differentially private set, what is protected and what is not
     command: str | None = None  # to make it again
     samples_per_class: int = 2
 
@@ -117,10 +121,10 @@ def dataset_card(info: CardInfo) -> str:
     ]
     if info.made_with or info.filters:
         parts.append(_how(info))
-    if info.results:
-        parts.append(_results(info))
     if info.privacy:
         parts.append(f"## Privacy\n\n{_inline(info.privacy)}\n")
+    if info.results:
+        parts.append(_results(info))
     if info.audit:
         parts.append(_audit(info))
     if shape != "instruction":
@@ -229,7 +233,8 @@ def _use(info: CardInfo, kind: _Kind) -> str:
 
 
 def _licence(info: CardInfo, kind: _Kind) -> str:
-    limits = (_REAL_LIMITS if info.real_rows else _WRITTEN_LIMITS).format(noun=kind.noun)
+    limits = _REAL_LIMITS if info.real_rows else _PRIVATE_LIMITS if info.privacy else _WRITTEN_LIMITS
+    limits = limits.format(noun=kind.noun)
     terms = "".join(f"* {_inline(whose)}: {_inline(what)}\n" for whose, what in info.terms.items())
     return f"## Licence and limits\n\n{limits}\n" + (f"\n{terms}" if terms else "")
 

@@ -22,7 +22,7 @@ from gendistill.data.label_file import LabelFile, read_label_file
 from gendistill.data.label_sets import LabelSets
 from gendistill.data.labels import Labels
 from gendistill.data.readers import Source, open_file, open_hub, suffix_of
-from gendistill.data.split import stratified_split
+from gendistill.data.split import split_by_row, stratified_split
 from gendistill.errors import ConfigError, DataError
 from gendistill.examples import Example
 
@@ -120,7 +120,7 @@ class RealData:
         return self.target or self.train
 
 
-def load_real(config: DataConfig, *, per_class: int, seed: int) -> RealData:
+def load_real(config: DataConfig, *, per_class: int, seed: int, by_row: bool = False) -> RealData:
     """Read, check and split the real data.
 
     Dev is held out of the training rows. Test is the given file or split, else a hub dataset's "test" split if that
@@ -129,6 +129,7 @@ def load_real(config: DataConfig, *, per_class: int, seed: int) -> RealData:
 
     :param per_class: rows that every class must have in train.
     :param seed: of the splits.
+    :param by_row: carve test row by row, each by its own content (``split_by_row``).
     :raises DataError: the data cannot be read or does not suit; says where and what to do.
     :raises MissingExtraError: a built-in dataset's package is not installed.
     :raises ConfigError: names of classes that contradict each other.
@@ -148,7 +149,11 @@ def load_real(config: DataConfig, *, per_class: int, seed: int) -> RealData:
         examples = _without(examples, test, report)
     else:
         report.test_source = f"{config.test_fraction:.0%} of the rows, held out"
-        examples, test = stratified_split(examples, classes, config.test_fraction, seed)
+        examples, test = (
+            split_by_row(examples, config.test_fraction, seed)
+            if by_row
+            else stratified_split(examples, classes, config.test_fraction, seed)
+        )
     target: list[Example] = []
     if config.target is not None:
         target = _read_target(config, columns, labels, report)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from gendistill.examples import Example, by_class
+from gendistill.examples import Example, by_class, content_hash
 
 
 def stratified_split(
@@ -29,5 +29,18 @@ def stratified_split(
         count = min(count, len(members) - 1)
         for index in rng.sample(members, max(count, 0)):
             held[index] = 1
+    kept = [example for example, out in zip(examples, held, strict=True) if not out]
+    return kept, [example for example, out in zip(examples, held, strict=True) if out]
+
+
+def split_by_row(examples: Sequence[Example], fraction: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """Hold out about a share of the rows, each by a hash of its own content: no row moves another.
+
+    That is what a private run needs: data that differs in one row must differ in one row after the split too.
+
+    :param fraction: share to hold out, between 0 and 1.
+    :returns: ``(kept, held_out)``.
+    """
+    held = [int(content_hash(seed, example.id)[:12], 16) < fraction * 16**12 for example in examples]
     kept = [example for example, out in zip(examples, held, strict=True) if not out]
     return kept, [example for example, out in zip(examples, held, strict=True) if out]
