@@ -18,6 +18,7 @@ from gendistill.cli.doctor import doctor
 from gendistill.cli.evaluate import evaluate
 from gendistill.cli.export import export
 from gendistill.cli.generate import generate
+from gendistill.cli.report import report
 from gendistill.cli.score import score
 from gendistill.cli.select import select
 from gendistill.errors import GendistillError
@@ -37,6 +38,7 @@ app.command()(select)
 app.command()(evaluate)
 app.command()(bench)
 app.command()(export)
+app.command()(report)
 app.add_typer(batch, name="batch")
 app.command()(doctor)
 

@@ -33,7 +33,9 @@ Parts = tuple[tuple[str, str], ...]  # an example's texts with their names: the 
 NEIGHBOURS = 3
 EXAMPLES = 3  # of what each filter turned away
 _METHODS = ("distilled", "random real rows", "k-means-nearest real rows", "random of the pool", FULL, UNTRAINED)
-NOT_JOURNALLED = "The journal of this run has no figures by the number of texts: an older version of gendistill wrote it."
+NOT_JOURNALLED = (
+    "The journal of this run has no figures by the number of texts: an older version of gendistill wrote it."
+)
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,9 @@ def read_report(run: Path, real: RealData | None = None) -> ReportData:
             notes.append(f"Feature files that cannot be read are left out: {', '.join(sorted(vectors.broken))}.")
         measured, older = _measured(journal, config)
         if older:
-            notes.append(f"The journal also holds {older} older measurements under other settings; the newest are shown.")
+            notes.append(
+                f"The journal also holds {older} older measurements under other settings; the newest are shown."
+            )
         rounds = [_round(*one) for one in journal.rounds()]
         if rounds and not rounds[-1].curve:
             notes.append(NOT_JOURNALLED)
@@ -206,7 +210,7 @@ def read_report(run: Path, real: RealData | None = None) -> ReportData:
         )
 
 
-# -- the files ----------------------------------------------------------------------------------------------------------
+# -- the files -----------------------------------------------------------------------------------
 
 
 def _config(run: Path, journal: Journal) -> Config:
@@ -233,7 +237,9 @@ def _distilled(run: Path, config: Config) -> list[dict[str, Any]]:
             row = json.loads(line)
             fields_of(row), row["id"], row["label"] if "label" in row else row["cluster"]
         except (ValueError, KeyError, TypeError, AssertionError) as error:
-            raise RunError(f"{path}: line {number} is not a row that a run wrote; run the same command again") from error
+            raise RunError(
+                f"{path}: line {number} is not a row that a run wrote; run the same command again"
+            ) from error
         rows.append(row)
     return rows
 
@@ -284,7 +290,7 @@ def config_yaml(config: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
 
 
-# -- texts --------------------------------------------------------------------------------------------------------------
+# -- texts -----------------------------------------------------------------------------------
 
 
 def _parts_of(fields: Sequence[str]) -> Parts:
@@ -357,7 +363,7 @@ def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
 
 
-# -- the map ------------------------------------------------------------------------------------------------------------
+# -- the map -----------------------------------------------------------------------------------
 
 
 def _drawn(rows: Sequence[Row], chosen: set[str], vectors: Vectors, seed: int) -> dict[str, tuple[int, list[Row]]]:
@@ -411,7 +417,7 @@ def _chosen_layer(axes: Axes, chosen: Sequence[Chosen], found: Mapping[str, Floa
     return Layer("chosen", len(chosen), points)
 
 
-# -- what was counted and measured ----------------------------------------------------------------------------------------
+# -- what was counted and measured -----------------------------------------------------------------------------------
 
 
 def _funnel(journal: Journal, rows: Sequence[Row], chosen: int) -> Funnel:

@@ -28,7 +28,7 @@ class Row(NamedTuple):
 
 
 class Journal:
-    """Use ``open_journal``. Every list is in the order that requests were planned in, whatever order replies came in."""
+    """Use ``open_journal``. Lists are in the order that requests were planned in, whatever order replies came in."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
@@ -80,7 +80,9 @@ def open_journal(run: Path) -> Iterator[Journal]:
     """:raises RunError: no journal, not one of a run, of another version, or broken."""
     path = run / "run.db"
     if not path.is_file():
-        raise RunError(f"{run}: not a run directory (no run.db); give the folder that 'gendistill generate --out' wrote")
+        raise RunError(
+            f"{run}: not a run directory (no run.db); give the folder that 'gendistill generate --out' wrote"
+        )
     # A journal that was closed has no log beside it, and opening it must not make one.
     log = path.with_name("run.db-wal")
     mode = "mode=ro" if log.exists() and log.stat().st_size else "immutable=1"

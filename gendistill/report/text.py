@@ -6,8 +6,8 @@ import json
 import re
 from typing import Any
 
-# Control characters but tab and line feed, direction marks and overrides, zero-width ones that join no letters, line and
-# paragraph separators, tags, and halves of surrogate pairs.
+# Control characters but tab and line feed, direction marks and overrides, zero-width ones that join no letters, line
+# and paragraph separators, tags, and halves of surrogate pairs.
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
     "\U000e0000-\U000e007f]"
