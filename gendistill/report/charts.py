@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-WIDTH = 400  # units, about a pixel each: what a phone shows, and half of a wide window
-LEFT, RIGHT, BOTTOM, TOP = 46, 14, 40, 12
-LINE_HEIGHT = 190
+WIDTH = 360  # units, about a pixel each: what a phone shows, and half of a wide window
+LEFT, RIGHT, BOTTOM, TOP = 40, 8, 40, 12
+ABOVE = 30  # a line plot, where the name of its upward axis stands
+LINE_HEIGHT = 170
 ROW = 44  # of a dot plot
 MOST_DOTS = 30  # of a line; more would hide it
-VALUE = 84  # kept free at the right of a dot plot for the figures
+VALUE = 78  # kept free at the right of a dot plot for the figures
 
 Point = tuple[float, float]
 
@@ -119,7 +120,7 @@ def line_plot(lines: Sequence[Line], x_axis: str, y_axis: str, label: str, *, pl
         places = _round_places(along[0], along[-1]) if logarithmic else whole
     place: Callable[[float], float] = math.log if logarithmic else float
     first, last = place(min(along[0], *places)), place(max(along[-1], *places))
-    height = TOP + LINE_HEIGHT
+    height = ABOVE + LINE_HEIGHT
 
     def x(value: float) -> float:
         share = (place(value) - first) / (last - first) if last > first else 0.5
@@ -128,7 +129,8 @@ def line_plot(lines: Sequence[Line], x_axis: str, y_axis: str, label: str, *, pl
     def y(value: float) -> float:
         return height - (value - scale[0]) / (scale[-1] - scale[0]) * LINE_HEIGHT
 
-    parts = [_line(LEFT, y(value), WIDTH - RIGHT, y(value), "grid") for value in scale]
+    parts = [_text(0, 12, y_axis, "axis title", "start")]
+    parts += [_line(LEFT, y(value), WIDTH - RIGHT, y(value), "grid") for value in scale]
     parts += [_text(LEFT - 6, y(value) + 4, _figure(value), "axis", "end") for value in scale]
     parts += [_text(x(value), height + 16, _figure(value), "axis") for value in places]
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, height + 34, x_axis, "axis title"))
