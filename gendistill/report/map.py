@@ -59,12 +59,10 @@ def main_axes(vectors: FloatArray) -> Axes | None:
     """The two principal axes of (n, d) vectors; None if they do not span a plane."""
     from sklearn.decomposition import PCA
 
-    if len(vectors) < 3 or vectors.shape[1] < 2:
+    if len(vectors) < 3 or vectors.shape[1] < 2 or not np.ptp(vectors, axis=0).any():
         return None
     fitted = PCA(n_components=2, random_state=0).fit(vectors)
     first, second = (round(float(share), 4) for share in fitted.explained_variance_ratio_)
-    if not np.isfinite([first, second]).all() or first <= 0:
-        return None
     return Axes(fitted.mean_.astype(np.float32), fitted.components_.astype(np.float32), (first, second))
 
 
@@ -76,12 +74,12 @@ def sampled(labels: Sequence[int | None], most: int, seed: int) -> list[int]:
     groups: dict[int, list[int]] = {}
     for place, label in enumerate(labels):
         groups.setdefault(-1 if label is None else label, []).append(place)
+    counts = {label: max(1, most * len(members) // len(labels)) for label, members in groups.items()}
+    spare = max(0, most - sum(counts.values()))
+    for label in sorted(groups, key=lambda label: (-len(groups[label]), label))[:spare]:
+        counts[label] += 1
     rng = np.random.default_rng([seed, 23])
-    drawn: list[int] = []
-    for label in sorted(groups):
-        members = groups[label]
-        count = max(1, int(most * len(members) / len(labels)))
-        drawn += rng.permutation(members)[:count].tolist()
+    drawn = [place for label in sorted(groups) for place in rng.permutation(groups[label])[: counts[label]].tolist()]
     return sorted(drawn)
 
 

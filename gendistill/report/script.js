@@ -147,8 +147,12 @@
     make("dl", { class: "facts" }, ...pairs.map(([name, value]) =>
       make("div", {}, make("dt", { text: name }), make("dd", { text: value }))));
 
-  function folded(title, fill) {
+  function folded(title, fill, open = false) {
     const details = make("details", {}, make("summary", { text: title }));
+    if (open) {
+      details.append(fill());
+      details.open = true;
+    }
     details.addEventListener("toggle", () => {
       if (details.open && details.children.length === 1) details.append(fill());
     });
@@ -188,8 +192,7 @@
     item.append(...textNodes(data.texts[row.text]));
     const scores = Object.entries(row.scores);
     if (scores.length) item.append(facts(scores.map(([name, value]) => [name.replaceAll("_", " "), String(value)])));
-    const near = row.near.length ? [folded("Nearest real rows", () => sideBySide(row))] : [];
-    for (const box of near) box.open = byId("all-near").checked;
+    const near = row.near.length ? [folded("Nearest real rows", () => sideBySide(row), byId("all-near").checked)] : [];
     item.append(make("div", { class: "folds" }, ...near, folded("Where it came from", () => origin(row))));
     return item;
   }
