@@ -46,7 +46,7 @@ class Measured:
     scores: list[dict[str, float]]
 
     def values(self, key: str) -> list[float]:
-        return [one[key] for one in self.scores if key in one]
+        return [one[key] for one in self.scores if _number(one.get(key))]
 
 
 @dataclass(frozen=True)
@@ -458,8 +458,8 @@ def _measured(journal: Journal, config: Config) -> tuple[list[Measured], int]:
 def _round(number: int, loss: float | None, result: Mapping[str, Any]) -> RoundData:
     return RoundData(
         round=number,
-        loss=loss,
-        proposed=[(str(one["set"]), float(one["loss"])) for one in result.get("portfolio", [])],
-        curve=[dict(point) for point in result.get("curve", [])],
-        history=[float(value) for value in result.get("history", [])],
+        loss=loss if _number(loss) else None,
+        proposed=[(str(one["set"]), float(one["loss"])) for one in result.get("portfolio", []) if _number(one["loss"])],
+        curve=[dict(point) for point in result.get("curve", []) if _number(point["objective"])],
+        history=[float(value) for value in result.get("history", []) if _number(value)],
     )

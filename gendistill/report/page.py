@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+import shlex
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ def report_html(data: ReportData) -> str:
         bar=share_bar,
         findings=FINDINGS,
         yaml=shown(config_yaml(data.config), YAML_CHARS),
-        command=visible(f"gendistill generate -c config.yaml --out {data.config['out']}-again"),
+        command=visible(f"gendistill generate -c config.yaml --out {shlex.quote(data.config['out'] + '-again')}"),
     )
 
 

@@ -3,7 +3,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
-  const SHAPES = 8, COLOURS = 8, PAGE = 20;
+  const SHAPES = 8, COLOURS = 8, PAGE = 20, MANY_CLASSES = 24;
   const number = new Intl.NumberFormat("en");
 
   function make(name, values = {}, ...children) {
@@ -78,7 +78,9 @@
   }
   themeButton.hidden = false;
   themeButton.addEventListener("click", () => setTheme((theme + 1) % themes.length));
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redraw());
+  for (const media of ["(prefers-color-scheme: dark)", "print"]) {
+    matchMedia(media).addEventListener("change", () => redraw());
+  }
 
   // -- copying --------------------------------------------------------------------------------------------------------
 
@@ -284,7 +286,13 @@
   };
   const used = [...new Set(map.class)].filter((place) => place >= 0).sort((a, b) => a - b);
   byId("map-class").append(...used.map((place) => make("option", { value: place, text: data.classes[place] })));
-  byId("legend").append(...used.map((place) => make("li", {}, swatch(place), make("span", { text: data.classes[place] }))));
+  const legend = byId("legend");
+  legend.append(...used.map((place) => make("li", {}, swatch(place), make("span", { text: data.classes[place] }))));
+  if (used.length > MANY_CLASSES) {
+    const box = make("details", {}, make("summary", { text: `Marks of the ${used.length} classes` }));
+    legend.replaceWith(box);
+    box.append(legend);
+  }
   const glyphs = {
     "real": picture(shapePath(0, 2), "var(--soft)", "none", 0),
     "turned away": picture("M-4 -4L4 4M-4 4L4 -4", "none", "var(--soft)", 1.5),
