@@ -191,10 +191,11 @@
       make("span", { class: "tag" }, swatch(row.class), make("span", { text: row.tags.join(", ") })),
       make("span", { class: "soft", text: `#${place + 1}` }),
       ...(row.round === null ? [] : [make("span", { class: "soft", text: `round ${row.round}` })])));
-    item.append(...textNodes(data.texts[row.text]));
+    item.append(make("div", { class: "own" }, ...textNodes(data.texts[row.text])));
     const scores = Object.entries(row.scores);
     if (scores.length) item.append(facts(scores.map(([name, value]) => [name.replaceAll("_", " "), String(value)])));
     const near = row.near.length ? [folded("Nearest real rows", () => sideBySide(row), byId("all-near").checked)] : [];
+    for (const box of near) box.className = "near";
     item.append(make("div", { class: "folds" }, ...near, folded("Where it came from", () => origin(row))));
     return item;
   }
