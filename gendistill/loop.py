@@ -20,6 +20,7 @@ from gendistill.choosing import Choice, check_names, choose, gains_within, held_
 from gendistill.clusters import class_clusters, nearest_classes
 from gendistill.compare import measure, results_json
 from gendistill.config import Config, TuneConfig
+from gendistill.curve import curve
 from gendistill.data import RealData
 from gendistill.data.export import json_line
 from gendistill.data.rows import labels_of, texts_of
@@ -192,7 +193,8 @@ class _Run:
                 advance(1)
             relaxed = dict(choice.selection.relaxed)
             rounds.append(Round(number, len(planned), replies, kept, len(self.pool.candidates), choice.loss, relaxed))
-            self._write_round(rounds[-1], choice)
+            dev_rows = held.rows if self.teacher.judges_labels else None
+            self._write_round(rounds[-1], choice, curve(choice, inputs, dev_rows))
             self.reporter.say(
                 f"round {number}: {len(planned)} asked, {kept} of {replies} texts kept, "
                 f"pool {len(self.pool.candidates)}, objective {choice.loss:.4f}"
@@ -425,7 +427,7 @@ class _Run:
         examples, rows = self.pool.examples, choice.selection.chosen
         return Chosen([examples[i] for i in rows], self.pool.embeddings[rows].numpy())
 
-    def _write_round(self, round: Round, choice: Choice) -> None:
+    def _write_round(self, round: Round, choice: Choice, points: list[dict[str, Any]]) -> None:
         selection = choice.selection
         result = {
             "asked": round.asked,
@@ -433,6 +435,7 @@ class _Run:
             "kept": round.kept,
             "pool": round.pool,
             "history": selection.history,
+            "curve": points,
             "portfolio": [{"set": one.name, "loss": one.loss} for one in choice.judged],
             "filters": self.report.to_dict(),
         }

@@ -20,6 +20,7 @@ from gendistill.cli.evaluate import evaluate
 from gendistill.cli.export import export
 from gendistill.cli.generate import generate
 from gendistill.cli.push import push
+from gendistill.cli.report import report
 from gendistill.cli.score import score
 from gendistill.cli.select import select
 from gendistill.errors import GendistillError
@@ -41,6 +42,7 @@ app.command()(evaluate)
 app.command()(compare)
 app.command()(bench)
 app.command()(export)
+app.command()(report)
 app.add_typer(batch, name="batch")
 app.command()(push)
 app.command()(doctor)
