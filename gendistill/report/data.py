@@ -269,7 +269,7 @@ def _real(config: Config, expected: str | None, real: RealData | None, notes: li
             else:
                 from gendistill.data import load_real
 
-                real = load_real(config.data, per_class=1, seed=config.seed)
+                real = load_real(config.data, per_class=1, seed=config.seed, by_row=config.private)
         except GendistillError as error:
             notes.append(f"The real data cannot be loaded any more, so real texts are left out: {error}")
             return None
