@@ -164,7 +164,14 @@ def test_the_audit(run: Path) -> None:
     (run / "audit.json").write_text(json.dumps({"version": 1, "rows": 9, "real_rows": 42, "checks": [check]}))
     html = report_html(read_report(run))
     assert "&lt;b&gt;1&lt;/b&gt; address." in html and "<b>1" not in html and "9 rows against 42 real rows" in html
-    (run / "audit.json").write_text("{")
+    odd = [{"title": 7, "status": "<b>", "figures": [1], "findings": [3, {"row": None}]}, "no check"]
+    (run / "audit.json").write_text(json.dumps({"checks": odd}))
+    audit = read_report(run).audit
+    assert audit is not None and [(one.title, one.status, len(one.findings)) for one in audit.checks] == [
+        ("7", "noted", 1)
+    ]
+    report_html(read_report(run))
+    (run / "audit.json").write_bytes(b"{\xff")
     data = read_report(run)
     assert data.audit is None and "audit.json" in data.notes[0]
 

@@ -20,6 +20,7 @@ from gendistill.examples import Example
 from gendistill.filters import FUNNEL
 from gendistill.generators.meter import cost
 from gendistill.generators.urls import shown as shown_url
+from gendistill.report.audit import Audit, read_audit
 from gendistill.report.journal import Journal, Row, open_journal
 from gendistill.report.map import LAYERS, MOST, Axes, Layer, Point, TextMap, main_axes, nearest, sampled
 from gendistill.report.vectors import FloatArray, Vectors
@@ -133,7 +134,7 @@ class ReportData:
     funnel: Funnel
     map: TextMap | None
     spending: Spending
-    audit: dict[str, Any] | None
+    audit: Audit | None
     notes: list[str] = field(default_factory=list)
 
 
@@ -244,18 +245,12 @@ def _distilled(run: Path, config: Config) -> list[dict[str, Any]]:
     return rows
 
 
-def _audit(run: Path, notes: list[str]) -> dict[str, Any] | None:
-    path = run / "audit.json"
-    if not path.is_file():
-        return None
+def _audit(run: Path, notes: list[str]) -> Audit | None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(found, dict) and isinstance(found.get("checks"), list):
-            return found
-    except (OSError, ValueError):
-        pass
-    notes.append("audit.json is there but cannot be read; 'gendistill audit' writes it again.")
-    return None
+        return read_audit(run)
+    except ValueError:
+        notes.append("audit.json is there but cannot be read; 'gendistill audit' writes it again.")
+        return None
 
 
 def _real(config: Config, expected: str | None, real: RealData | None, notes: list[str]) -> RealData | None:
