@@ -45,12 +45,11 @@ def _configuration(a: Finished, b: Finished) -> list[Line]:
 
 def _data(a: Finished, b: Finished) -> list[Line]:
     """By fingerprint: the same file may hold other rows now."""
-    same = a.meta.get("real data") == b.meta.get("real data")
-    generators = [run.meta.get("generator", {}).get("name", "") for run in (a, b)]
+    same = a.data == b.data
     lines = (
         [] if same else [Line("real rows", a.config["data"]["dataset"], b.config["data"]["dataset"], "not the same")]
     )
-    return lines + ([] if generators[0] == generators[1] else [Line("generator", *generators)])
+    return lines + ([] if a.generator == b.generator else [Line("generator", a.generator, b.generator)])
 
 
 def _choice(a: Finished, b: Finished) -> list[Line]:
@@ -66,9 +65,8 @@ def _choice(a: Finished, b: Finished) -> list[Line]:
     for name, same in both.items():
         if not same == counts[0][name] == counts[1][name]:
             lines.append(Line(f"of {name}", str(counts[0][name]), str(counts[1][name]), f"{same} in both"))
-    last = [run.rounds[-1] if run.rounds else {} for run in (a, b)]
-    for key, what in (("pool", "candidates in the pool"), ("loss", "objective at the end")):
-        left, right = (one.get(key) for one in last)
+    pools, losses = ([run.rounds[-1][2].get("pool") for run in (a, b)], [run.rounds[-1][1] for run in (a, b)])
+    for what, (left, right) in (("candidates in the pool", pools), ("objective at the end", losses)):
         if left != right:
             lines.append(Line(what, _number(left), _number(right)))
     if a.tokens != b.tokens:
@@ -78,7 +76,7 @@ def _choice(a: Finished, b: Finished) -> list[Line]:
 
 def _results(a: Finished, b: Finished) -> list[Line]:
     """Every row of either table; the difference of means with a 95 % interval where both runs have several students."""
-    tables = [{row["method"]: row for row in (run.results or {}).get("table", [])} for run in (a, b)]
+    tables = [{row["method"]: row for row in run.table} for run in (a, b)]
     lines = []
     for method in {**tables[0], **tables[1]}:
         scores = [_scores(table.get(method)) for table in tables]

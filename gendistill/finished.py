@@ -1,9 +1,8 @@
-"""A run directory, read without its lock: by what shows runs and compares them, never by what makes them."""
+"""A finished run as plain values, for what compares runs."""
 
 from __future__ import annotations
 
 import json
-import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ import yaml
 
 from gendistill.data.distilled import read_distilled
 from gendistill.errors import DataError, RunError
-from gendistill.store import SCHEMA_VERSION, with_defaults
+from gendistill.journal import open_journal
+from gendistill.store import with_defaults
 
 RESULTS = "results.json"
 AUDIT = "audit.json"
@@ -24,42 +24,40 @@ class Finished:
 
     folder: Path
     config: dict[str, Any]
-    meta: dict[str, Any]  # what the journal remembers of the whole run, by name
+    data: str | None  # fingerprint of the real rows
+    generator: str
     rows: list[dict[str, Any]]  # of distilled.jsonl
-    rounds: list[dict[str, Any]]  # loss, asked, replies, kept, pool, filters, ...
+    rounds: list[tuple[int, float | None, dict[str, Any]]]  # number, objective, and what it did
     tokens: tuple[int, int]  # of prompts and completions
-    results: dict[str, Any] | None  # test_rows and table; None: measured by an older version, or not at all
+    table: list[dict[str, Any]]  # method, rows, and scores one a student
     audit: dict[str, Any] | None
 
 
 def read_finished(folder: Path) -> Finished:
-    """:raises RunError: no run, none that has finished, or one that cannot be read."""
-    if not (folder / "run.db").is_file():
-        raise RunError(f"{folder}: not a run directory; give the --out of a finished run")
-    if not (folder / "distilled.jsonl").is_file():
-        raise RunError(f"{folder}: the run has not finished; the same generate command goes on with it")
-    try:
-        config = with_defaults(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
-        # A reader of a journal in the write-ahead mode makes files beside it, unless it is told that nobody writes.
-        with sqlite3.connect(f"{(folder / 'run.db').resolve().as_uri()}?{_mode(folder)}", uri=True) as db:
-            meta = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM meta")}
-            rounds = [
-                {**json.loads(result), "round": number, "loss": loss}
-                for number, loss, result in db.execute("SELECT round, loss, result FROM rounds ORDER BY round")
-            ]
-            spent = db.execute("SELECT SUM(prompt_tokens), SUM(completion_tokens) FROM replies").fetchone()
-        db.close()
-        rows, _ = read_distilled(folder / "distilled.jsonl")
-        results, audit = _json(folder / RESULTS), _json(folder / AUDIT)
-    except (sqlite3.Error, yaml.YAMLError, ValueError, OSError, DataError) as error:
-        raise RunError(f"{folder}: cannot be read ({error}); make the run anew") from error
-    if meta.get("schema") != SCHEMA_VERSION:
-        raise RunError(f"{folder}: written by another version of gendistill")
-    return Finished(folder, config, meta, rows, rounds, (spent[0] or 0, spent[1] or 0), results, audit)
+    """Nothing in the directory is changed, and its lock is not taken.
 
-
-def _mode(folder: Path) -> str:
-    return "mode=ro" if (folder / "run.db-wal").exists() else "mode=ro&immutable=1"
+    :raises RunError: no run, none that has finished, or one that cannot be read.
+    """
+    with open_journal(folder) as journal:
+        if not (folder / "distilled.jsonl").is_file():
+            raise RunError(f"{folder}: the run has not finished; the same generate command goes on with it")
+        try:
+            config = with_defaults(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+            rows, _ = read_distilled(folder / "distilled.jsonl")
+            results, audit = _json(folder / RESULTS), _json(folder / AUDIT)
+        except (yaml.YAMLError, ValueError, OSError, DataError) as error:
+            raise RunError(f"{folder}: cannot be read ({error}); make the run anew") from error
+        return Finished(
+            folder,
+            config,
+            journal.meta("real data"),
+            (journal.meta("generator") or {}).get("name", ""),
+            rows,
+            journal.rounds(),
+            journal.tokens(),
+            [] if results is None else results["table"],
+            audit,
+        )
 
 
 def _json(file: Path) -> dict[str, Any] | None:

@@ -43,6 +43,7 @@ from gendistill.prepare import prepare
 from gendistill.privacy import PrivateSide, check_private
 from gendistill.progress import Reporter, Silent
 from gendistill.prompts import load_template
+from gendistill.report import write_report
 from gendistill.selection import Selection
 from gendistill.soft_labels import KEY, named, soften
 from gendistill.store import Judged, Planned, Resume, Store, fingerprint
@@ -225,6 +226,7 @@ class _Run:
         )
         spent = Spent(*self.store.tokens(), usage=self.store.meta("usage"))
         self.store.write("README.md", run_card(self.config, result, self.generator.name, spent))
+        write_report(self.config.out, real=self.real)
         for folder in (FOLDER, *map(file_name, self.config.further_students)):
             self.store.drop_folder(folder)  # large, and every feature that came of it is kept
         return result

@@ -47,8 +47,7 @@ def test_what_differs_is_named_with_both_values(runs: tuple[Config, Config]) -> 
     assert found["choice"][0] == Line("texts chosen", "9", "6", f"{shared} in both")
     assert {line.what for line in found["data"]} == {"real rows"}  # the seed also splits
     distilled = next(line for line in found["results"] if line.what == "accuracy, distilled")
-    assert a.results is not None and b.results is not None
-    means = [100 * sum(run.results["table"][0]["accuracy"]) / 2 for run in (a, b)]
+    means = [100 * sum(run.table[0]["accuracy"]) / 2 for run in (a, b)]
     assert distilled.difference.startswith(f"{means[1] - means[0]:+.1f} [")
     assert distilled.a.startswith(f"{means[0]:.1f} ±")
 

@@ -20,8 +20,8 @@ from gendistill.examples import Example
 from gendistill.filters import FUNNEL
 from gendistill.generators.meter import cost
 from gendistill.generators.urls import shown as shown_url
+from gendistill.journal import Journal, Row, open_journal
 from gendistill.report.audit import Audit, read_audit
-from gendistill.report.journal import Journal, Row, open_journal
 from gendistill.report.map import LAYERS, MOST, Axes, Layer, Point, TextMap, main_axes, nearest, sampled
 from gendistill.report.vectors import FloatArray, Vectors
 from gendistill.store import fingerprint
