@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 from gendistill.errors import DataError, RunError
+from gendistill.finished import AUDIT
 
-FILES = ("README.md", "distilled.jsonl", "audit.json")  # those that are sent as they are; the last where there is one
+FILES = ("README.md", "distilled.jsonl")  # those that are sent as they are
 # What stays where it is: the journal, the features and the report hold real rows, or stand for them.
 KEPT_BACK = ("run.db", "features", "report.html", "adapter")
 LOCAL = (("data", ("dataset", "test", "label_file", "target")), ("generator", ("model", "template", "adapter")))
@@ -28,7 +29,8 @@ class Outgoing:
 def outgoing(run: Path) -> list[Outgoing]:
     """Everything of a run that is for publishing.
 
-    The configuration goes along without what only this machine has: folders of files, addresses of servers.
+    The configuration goes along without what only this machine has: folders of files, addresses of servers; the audit
+    without the real texts that it shows, and not at all of a private run, whose guarantee does not cover it.
 
     :raises RunError: no finished run is there.
     """
@@ -37,9 +39,20 @@ def outgoing(run: Path) -> list[Outgoing]:
     for name in ("distilled.jsonl", "README.md"):
         if not (run / name).is_file():
             raise RunError(f"{run}: no {name}, so the run has not finished; the same generate command goes on with it")
-    files = [Outgoing(name, (run / name).read_bytes()) for name in FILES if (run / name).is_file()]
+    files = [Outgoing(name, (run / name).read_bytes()) for name in FILES]
     values = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    audit = run / AUDIT
+    if audit.is_file() and values.get("privacy", {}).get("epsilon") is None:
+        files.append(Outgoing(AUDIT, _without_real_texts(audit)))
     return [*files, Outgoing("config.yaml", yaml.safe_dump(_public(values), sort_keys=False).encode())]
+
+
+def _without_real_texts(audit: Path) -> bytes:
+    found = json.loads(audit.read_text(encoding="utf-8"))
+    for check in found["checks"]:
+        for finding in check["findings"]:
+            finding["real"] = None
+    return (json.dumps(found, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _public(values: dict[str, Any]) -> dict[str, Any]:
@@ -56,7 +69,7 @@ def _public(values: dict[str, Any]) -> dict[str, Any]:
 
 def failed_checks(run: Path) -> list[str]:
     """Titles of the checks of the run's audit that did not pass; none if it was not audited."""
-    file = run / "audit.json"
+    file = run / AUDIT
     if not file.is_file():
         return []
     return [

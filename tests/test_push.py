@@ -20,6 +20,14 @@ from gendistill.config import Config
 from gendistill.data.card import CardInfo, dataset_card
 from gendistill.data.export import json_line
 
+FINDING = {
+    "row": 1,
+    "id": "a",
+    "level": "error",
+    "message": "copied",
+    "excerpt": "Shares rose.",
+    "real": "Shares rose.",
+}
 ROW = {"text": "Shares rose.", "label": 0, "label_name": "business", "id": "a"}
 
 
@@ -126,12 +134,19 @@ def test_public_is_asked_for(run: Path, hub: ThreadingHTTPServer) -> None:
 
 
 def test_a_failed_audit_stops_it(run: Path, hub: ThreadingHTTPServer) -> None:
-    check = {"name": "memorisation", "title": "Copies of real rows", "status": "failed", "summary": "", "findings": []}
+    check = {
+        "name": "memorisation",
+        "title": "Copies of real rows",
+        "status": "failed",
+        "summary": "",
+        "findings": [FINDING],
+    }
     (run / "audit.json").write_text(json.dumps({"version": 1, "checks": [check]}))
     stopped = push(run, "--send", server=hub)
     assert stopped.returncode == 6 and "Copies of real rows" in stopped.stderr and Hub.seen == []
     assert push(run, "--send", "--despite-audit", server=hub).returncode == 0
-    assert "audit.json" in committed()
+    sent = json.loads(committed()["audit.json"])
+    assert sent["checks"][0]["findings"] == [{**FINDING, "real": None}]
 
 
 def test_wrong_inputs_are_one_line(run: Path, tmp_path: Path, hub: ThreadingHTTPServer) -> None:
