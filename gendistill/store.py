@@ -32,6 +32,7 @@ SCHEMA_VERSION = 1
 # Keys that a resumed run may change: they touch neither what is asked for nor what is chosen.
 FREE_KEYS = (
     "out",
+    "audit.",
     "evaluate.",
     "generator.batch_size",
     "generator.kind",
