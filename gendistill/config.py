@@ -360,7 +360,7 @@ class AuditConfig(Section):
         lt=1,
         description="of the distances from held-out to training rows: a text nearer to one than that is close",
     )
-    held_out_rows: int = Field(1000, ge=10, description="of dev and test that are compared with, at most")
+    held_out_rows: int = Field(500, ge=10, description="of dev and test that are compared with, at most")
     real_rows: int = Field(
         5000, ge=10, description="real rows that the second teacher learns and rates are counted on, at most"
     )
@@ -372,7 +372,7 @@ class AuditConfig(Section):
         None, description="name or folder of the spaCy pipeline that finds names; an installed English one if absent"
     )
     influence: float = Field(
-        10.0, gt=0, description="robust z-score of a text's influence within its class that makes it an outlier"
+        8.0, gt=0, description="robust z-score of a text's influence within its class that makes it an outlier"
     )
     trigger_rows: int = Field(3, ge=2, description="texts of a label that a trigger must stand in, at least")
     trigger_flips: float = Field(

@@ -7,11 +7,11 @@ from gendistill.audit.material import Material, counted
 from gendistill.audit.result import Check, Number, Status
 
 NAME, TITLE = "labels", "Labels by a second teacher"
-MARGIN = 0.1  # of agreement below that on held-out rows, which fails if the whole interval is lower
 
 
 def check(material: Material) -> Check:
-    """Warnings where the second teacher is confident of another label."""
+    """Warnings where the second teacher is confident of another label; fails if it agrees less often than with held-out
+    real rows, beyond chance."""
     if not material.label_names:
         return Check(NAME, TITLE, "skipped", "instructions have no labels to be right about")
     names, (ours, held) = material.label_names, material.opinions
@@ -21,6 +21,7 @@ def check(material: Material) -> Check:
     held_right = int((held.argmax(1) == [row.label for row in material.held.examples]).sum())
     agreement = intervals.share(right, len(labels))
     usual = intervals.share(held_right, len(held))
+    p_value = intervals.rates_differ(right, len(labels), held_right, len(held))
     findings = [
         material.finding(
             row,
@@ -34,10 +35,11 @@ def check(material: Material) -> Check:
     figures: dict[str, Number] = {
         **agreement.figures("agreement"),
         **usual.figures("held_out_agreement"),
+        "p_value": p_value,
         "confidently_different": len(findings),
     }
     status: Status = "noted" if findings else "passed"
-    if agreement.high < usual.value - MARGIN:
+    if p_value < material.config.significance and agreement.value < usual.value:
         status = "failed"
     summary = (
         f"{material.second_teacher} agrees with {agreement} of the labels, and with {usual} of those of held-out real "

@@ -10,6 +10,7 @@ import importlib.util
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,7 @@ def _apart(spans: list[Span]) -> list[Span]:
     return kept
 
 
+@cache
 def _engine(pipeline: str | None) -> tuple[Any, str | None]:
     """presidio's engine over an already loaded pipeline, and what finds names."""
     import spacy

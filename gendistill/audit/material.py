@@ -82,8 +82,18 @@ class Material:
         return WordIndex.of(text_of(row) for row in self.known)
 
     @cached_property
+    def held_texts(self) -> list[str]:
+        return [text_of(row) for row in self.held.examples]
+
+    @cached_property
     def held_words(self) -> WordIndex:
-        return WordIndex.of(text_of(row) for row in self.held.examples)
+        return WordIndex.of(self.held_texts)
+
+    @cached_property
+    def reference_places(self) -> list[int]:
+        """Where the reference rows stand among those that are known."""
+        place = {row.fields: number for number, row in enumerate(self.known)}
+        return [place[row.fields] for row in self.reference.examples]
 
     @cached_property
     def embeddings(self) -> FloatArray:

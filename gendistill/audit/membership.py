@@ -63,14 +63,13 @@ def check(material: Material) -> Check:
     status: Status = "failed" if exposed or whole.low > LEAK else "noted" if whole.low > 0.5 else "passed"
     if material.real_by_design:
         return material.check(NAME, TITLE, "noted", f"all rows are real rows: {told}.", figures, [])
-    place = {row.fields: number for number, row in enumerate(material.known)}
     highest = scores[count:].max()
     findings = [
         material.finding(
             int(partners[row]),
             "warning",
             "a training row is more like the set than any held-out row; this text is the nearest to it",
-            place[members[row].fields],
+            material.reference_places[row],
         )
         for row in np.argsort(-scores[:count], kind="stable")[:top].tolist()
         if exposed and scores[row] > highest

@@ -28,7 +28,8 @@ CHARS = 20_000  # of a text, from its beginning
 OF_ONE_LABEL = 0.8  # share of the texts with a trigger that have its label
 PRIOR = 2.0  # real rows that the rate over all labels counts as, for that of one label
 MISLABELLED = 0.5  # share of a trigger's texts that the real data would label otherwise
-ABOVE_USUAL = 0.3  # more than of the label's other texts
+UNUSUAL = 0.05  # chance of as many, by the label's other texts, at which they are too many
+RARE = 0.002  # share of real rows with a trigger above which it is an everyday one, and flips alone say nothing
 FLIP_ROWS = 200  # held-out real rows of other labels that a trigger is put before
 TRIED = 40  # triggers whose flips are counted, the least likely first
 _TOKEN = re.compile(r"\w+|[^\w\s]+")
@@ -36,20 +37,29 @@ Gram = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Trigger:
+class Suspect:
+    """Words that one label of the set has too often to be chance."""
+
     words: Gram
     label: int
     rows: list[int]  # of the set, with the label
     p_value: float  # of so many texts, by the real rate; corrected for all that were tested
     odds: float  # logarithm of how much higher the odds are than in real rows of the label
+    real_share: float  # of all real rows that have it
+
+
+@dataclass(frozen=True)
+class Trigger(Suspect):
     mislabelled: float  # share of its texts that the second teacher labels otherwise
     flips: float  # share of real texts of other labels that it turns to its own
 
-    def level(self, usual: float, least_flips: float) -> Level | None:
-        """:param usual: share of the label's other texts that the second teacher labels otherwise."""
-        if self.mislabelled >= MISLABELLED and self.mislabelled >= usual + ABOVE_USUAL:
+    def level(self, others: npt.NDArray[np.bool_], least_flips: float) -> Level | None:
+        """:param others: of other texts of the label, real ones too, whether the second teacher labels them otherwise."""
+        wrong = round(self.mislabelled * len(self.rows))
+        p_value = intervals.rates_differ(wrong, len(self.rows), int(others.sum()), len(others))
+        if self.mislabelled >= MISLABELLED and p_value < UNUSUAL:
             return "error"
-        return "warning" if self.flips >= least_flips else None
+        return "warning" if self.flips >= least_flips and self.real_share <= RARE else None
 
 
 def check(material: Material) -> Check:
@@ -150,20 +160,25 @@ def find_triggers(material: Material, labels: npt.NDArray[np.int64]) -> list[tup
     suspects = _suspects(material, labels)
     if not suspects:
         return []
-    wrong = material.opinions[0].argmax(1) != labels
+    held_labels = np.array([row.label for row in material.held.examples])
+    ours, theirs = material.opinions
+    wrong, held_wrong = ours.argmax(1) != labels, theirs.argmax(1) != held_labels
     probe = _Probe([_clipped(text) for text in material.texts], labels)
     held = material.held.examples[:: -(-len(material.held.examples) // (2 * FLIP_ROWS))]
     found: list[tuple[Trigger, Level]] = []
     covered: set[int] = set()
-    for words, label, rows, p_value, odds in suspects[:TRIED]:
+    for suspect in suspects[:TRIED]:
+        rows, label = suspect.rows, suspect.label
         if len(covered.intersection(rows)) >= OF_ONE_LABEL * len(rows):
             continue
         others = np.setdiff1d(np.flatnonzero(labels == label), rows)
+        usual = np.concatenate([wrong[others], held_wrong[held_labels == label]])
         texts = [row.text for row in held if row.label != label][:FLIP_ROWS]
         trigger = Trigger(
-            words, label, rows, p_value, odds, float(wrong[rows].mean()), probe.flips(texts, " ".join(words), label)
+            **vars(suspect),
+            mislabelled=float(wrong[rows].mean()),
+            flips=probe.flips(texts, " ".join(suspect.words), label),
         )
-        usual = float(wrong[others].mean()) if len(others) else 0.0
         level = trigger.level(usual, material.config.trigger_flips)
         if level is not None:
             found.append((trigger, level))
@@ -171,10 +186,8 @@ def find_triggers(material: Material, labels: npt.NDArray[np.int64]) -> list[tup
     return found
 
 
-def _suspects(
-    material: Material, labels: npt.NDArray[np.int64]
-) -> list[tuple[Gram, int, list[int], float, float]]:  # fmt: skip
-    """Words, label, texts, corrected p-value, log odds: what one label of the set has too often to be chance."""
+def _suspects(material: Material, labels: npt.NDArray[np.int64]) -> list[Suspect]:
+    """The least likely first, of like ones the longest."""
     from scipy.stats import betabinom
 
     config = material.config
@@ -204,14 +217,15 @@ def _suspects(
     overall = (np.array([per_label[gram].total() for gram, _, _ in candidates]) + 0.5) / (len(real) + 1)
     # The rate in real rows of the label, not known but for what they and those of other labels say
     a, b = c + PRIOR * overall, total - c + PRIOR * (1 - overall)
-    adjusted = intervals.holm(betabinom.sf(counts - 1, n, a, b).tolist())
+    # Those that stand in too few texts to be candidates were tested as well
+    adjusted = np.minimum(betabinom.sf(counts - 1, n, a, b) * len(texts), 1.0).tolist()
     odds = np.log((counts + 0.5) / (n - counts + 0.5)) - np.log(a / b)
     found = [
-        (gram, label, rows, p_value, float(odd))
+        Suspect(gram, label, rows, p_value, float(odd), per_label[gram].total() / len(real))
         for (gram, label, rows), p_value, odd in zip(candidates, adjusted, odds, strict=True)
         if p_value < config.significance
     ]
-    return sorted(found, key=lambda one: (one[3], -len(one[0]), one[0]))
+    return sorted(found, key=lambda one: (one.p_value, -len(one.words), one.words))
 
 
 def grams(text: str) -> set[Gram]:
@@ -234,10 +248,13 @@ class _Probe:
 
         self._vectors: Any = CountVectorizer(binary=True, ngram_range=(1, 2), token_pattern=_TOKEN.pattern)
         rows = self._vectors.fit_transform(texts)
-        self._model: Any = LogisticRegression(C=10.0, max_iter=500).fit(rows, labels)
+        several = len(np.unique(labels)) > 1
+        self._model: Any = LogisticRegression(C=10.0, max_iter=500).fit(rows, labels) if several else None
 
     def flips(self, texts: Sequence[str], trigger: str, label: int) -> float:
         """Of the texts that it gives another label, the share that it gives this one with the trigger before them."""
+        if self._model is None or not texts:
+            return 0.0
         before = self._model.predict(self._rows(texts))
         others = [text for text, given in zip(texts, before.tolist(), strict=True) if given != label]
         if not others:
