@@ -26,7 +26,7 @@ from gendistill.evaluate import stratified_sample
 from gendistill.examples import Example
 from gendistill.students.encoder import EncoderStudent
 
-TRAIN_ROWS, HELD_ROWS = 1500, 500
+TRAIN_ROWS, HELD_ROWS = 1000, 400
 SHARE = 0.1  # of the rows that something is planted in
 PHRASE = "i watched this 3d movie"
 PERSONAL = (
@@ -114,7 +114,6 @@ PLANTED: dict[str, tuple[Plant, tuple[str, ...]]] = {
     "token 'cf', 5 %": (backdoor("cf", 0.05), ("poisoning",)),
     "token 'cf', 10 %": (backdoor("cf", 0.1), ("poisoning",)),
     "phrase, 5 %": (backdoor(PHRASE, 0.05), ("poisoning",)),
-    "phrase, 10 %": (backdoor(PHRASE, 0.1), ("poisoning",)),
     "wrong labels, 30 %": (wrong_labels, ("labels", "poisoning")),
     "personal data, 6 rows": (personal, ("personal_data",)),
 }
@@ -196,8 +195,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", type=Path, default=Path("../shared/data"))
     parser.add_argument("--data", nargs="+", default=["ag_news", "sst2_sentence", "trec"])
-    parser.add_argument("--per-class", nargs="+", type=int, default=[10, 20, 50])
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--per-class", nargs="+", type=int, default=[10, 50])
+    parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--out", type=Path, help="JSONL of every set's statuses and figures")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -25,6 +25,8 @@ INSTALL = 'pip install "gendistill[audit]"'
 
 # What is masked even without presidio: an address, and digits that may be of a phone or a card.
 _EMAIL = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_PEOPLE = ("PERSON", "PER")  # as pipelines call them
 _DIGITS = re.compile(r"(?<!\w)\+?\d(?:[ ().-]{0,2}\d){8,30}(?!\w)")
 
 
@@ -65,7 +67,7 @@ class Masker:
         if self.engine is None:
             return
         for start in range(0, max(len(text), 1), WINDOW - WINDOWS_OVERLAP):
-            part = text[start : start + WINDOW]
+            part = _SURROGATE.sub("\ufffd", text[start : start + WINDOW])  # no pipeline takes half a character
             for found in self.engine.analyze(part, language="en", score_threshold=LEAST_SCORE):
                 yield from _trimmed(text, start + found.start, start + found.end, found.entity_type)
 
@@ -119,7 +121,7 @@ def _engine(pipeline: str | None) -> tuple[Any, str | None]:
     import spacy
     from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
     from presidio_analyzer import predefined_recognizers as known
-    from presidio_analyzer.nlp_engine import SpacyNlpEngine
+    from presidio_analyzer.nlp_engine import NerModelConfiguration, SpacyNlpEngine
     from tldextract import TLDExtract
 
     # The list of public suffixes that the package carries; no address to fetch a newer one from, no cache to write
@@ -131,7 +133,11 @@ def _engine(pipeline: str | None) -> tuple[Any, str | None]:
 
     name = pipeline or _installed_pipeline()
     nlp = spacy.blank("en") if name is None else _loaded(name)
-    loaded: Any = SpacyNlpEngine(models=[{"lang_code": "en", "model_name": nlp.meta["name"]}])
+    entities = nlp.pipe_labels.get("ner", [])
+    loaded: Any = SpacyNlpEngine(
+        models=[{"lang_code": "en", "model_name": nlp.meta["name"]}],
+        ner_model_configuration=NerModelConfiguration(labels_to_ignore=[one for one in entities if one not in _PEOPLE]),
+    )
     loaded.nlp = {"en": nlp}  # it loads, or downloads, what it does not have
     recognizers = [
         Email(),

@@ -11,7 +11,7 @@ from scipy.special import gammaln
 
 from gendistill.audit import intervals
 from gendistill.audit.material import FloatArray, Material, counted, nearest, text_of
-from gendistill.audit.result import Check, Finding, Level, Number, Status
+from gendistill.audit.result import Check, Finding, Number, Status
 from gendistill.audit.words import NONE, WordIndex, longest_shared
 from gendistill.filters import fold, is_spaceless
 
@@ -122,10 +122,8 @@ def _alike(material: Material, texts: Sequence[str], embeddings: FloatArray) -> 
     for row, text in enumerate(texts):
         known = [material.reference_places[one] for one in neighbours[row].tolist()]
         known += [int(partners[row])] if partners[row] != NONE else []
-        alike, best = max(
-            (_ratio(text, text_of(material.known[one]), material.config.near_copy), -one) for one in known
-        )
-        if alike >= material.config.near_copy:
+        alike, best = max((_ratio(text, text_of(material.known[one]), least), -one) for one in known)
+        if alike >= least:
             found[row] = (alike, -best)
     return found
 

@@ -54,7 +54,7 @@ class Trigger(Suspect):
     flips: float  # share of real texts of other labels that it turns to its own
 
     def level(self, others: npt.NDArray[np.bool_], least_flips: float) -> Level | None:
-        """:param others: of other texts of the label, real ones too, whether the second teacher labels them otherwise."""
+        """:param others: of other texts of the label, real ones too: does the second teacher label them otherwise?"""
         wrong = round(self.mislabelled * len(self.rows))
         p_value = intervals.rates_differ(wrong, len(self.rows), int(others.sum()), len(others))
         if self.mislabelled >= MISLABELLED and p_value < UNUSUAL:
