@@ -362,7 +362,7 @@ class AuditConfig(Section):
     )
     held_out_rows: int = Field(500, ge=10, description="of dev and test that are compared with, at most")
     real_rows: int = Field(
-        5000, ge=10, description="real rows that the second teacher learns and rates are counted on, at most"
+        3000, ge=10, description="real rows that the second teacher learns and rates are counted on, at most"
     )
     significance: float = Field(0.01, gt=0, lt=1, description="of tests, after correction for how many there are")
     public_rows: int = Field(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from audited import OWN, audited, checked, embed, examples, real_data, sentences, text, written
 
-from gendistill.audit import Audit, audit_rows, membership, poisoning
+from gendistill.audit import Audit, audit_rows, masking, membership, poisoning
 from gendistill.audit.intervals import auc
 from gendistill.audit.masking import Masker
 from gendistill.audit.result import Check, Finding
@@ -187,8 +187,6 @@ def test_names_are_notes_unless_a_few_real_rows_have_them(real: RealData) -> Non
 
 @pytest.mark.usefixtures("with_pipeline")
 def test_nothing_but_loopback_is_ever_connected_to(monkeypatch: pytest.MonkeyPatch, real: RealData) -> None:
-    from gendistill.audit import masking
-
     masking._engine.cache_clear()  # as in a process that has loaded nothing yet
     asked: list[Any] = []
 
@@ -221,6 +219,20 @@ def test_without_presidio_the_check_is_skipped_and_addresses_are_masked_all_the_
 def test_a_pipeline_that_is_not_there_is_a_wrong_setting_and_no_download(real: RealData) -> None:
     with pytest.raises(ConfigError, match=r"audit\.spacy: 'en_no_such' is no installed spaCy pipeline"):
         audited(CLEAN, "personal_data", real=real, spacy="en_no_such")
+
+
+@pytest.mark.usefixtures("with_pipeline")
+def test_without_a_pipeline_patterns_are_looked_for_and_the_check_says_so(
+    monkeypatch: pytest.MonkeyPatch, real: RealData
+) -> None:
+    spacy = pytest.importorskip("spacy")
+    monkeypatch.setattr(spacy.util, "get_installed_models", lambda: ["en_broken", "de_other"])
+    masking._engine.cache_clear()
+    rows = sentences(["Barack Obama wrote from jane.doe@example-mail.com today."])
+    check = checked(rows, "personal_data", real=real)
+    masking._engine.cache_clear()
+    assert check.figures["person"] == 0 and check.figures["email_address"] == 1
+    assert "patterns only: names need an English spaCy pipeline" in check.summary
 
 
 # -- poisoning and labels ---------------------------------------------------------------------------------------------
@@ -427,6 +439,7 @@ def test_what_fails_an_audit() -> None:
     audit = Audit(
         "f", 1, "r", 1, [check("labels", "noted", "warning"), check("balance", "noted"), check("toxicity", "failed")]
     )
+    assert audit.line() == "audit: failed toxicity; noted labels, balance"
     assert audit.failing(["error"]) == ["toxicity: error"]
     assert audit.failing(["warning"]) == ["labels: warning", "toxicity: error"]
     assert audit.failing(["note"]) == ["labels: warning", "balance: note", "toxicity: error"]

@@ -6,6 +6,7 @@ public suffixes, so both get what they need from what is installed.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
 from collections.abc import Iterator
@@ -131,8 +132,9 @@ def _engine(pipeline: str | None) -> tuple[Any, str | None]:
         def validate_result(self, pattern_text: str) -> bool:
             return bool(suffixes(pattern_text.rpartition("@")[2]).suffix)
 
-    name = pipeline or _installed_pipeline()
-    nlp = spacy.blank("en") if name is None else _loaded(name)
+    nlp = _loaded(pipeline) if pipeline is not None else _first_installed()
+    names = nlp is not None
+    nlp = nlp or spacy.blank("en")
     entities = nlp.pipe_labels.get("ner", [])
     loaded: Any = SpacyNlpEngine(
         models=[{"lang_code": "en", "model_name": nlp.meta["name"]}],
@@ -149,21 +151,27 @@ def _engine(pipeline: str | None) -> tuple[Any, str | None]:
         known.IbanRecognizer(),
         known.UsSsnRecognizer(),
     ]
-    if name is not None:
+    if names:
         recognizers.append(known.SpacyRecognizer(supported_entities=[PERSON]))
     registry = RecognizerRegistry(recognizers=recognizers, supported_languages=["en"])
     engine = AnalyzerEngine(registry=registry, nlp_engine=loaded, supported_languages=["en"])
-    return engine, None if name is None else f"{nlp.meta['lang']}_{nlp.meta['name']} {nlp.meta['version']}"
+    return engine, None if not names else f"{nlp.meta['lang']}_{nlp.meta['name']} {nlp.meta['version']}"
 
 
-def _installed_pipeline() -> str | None:
-    """The first English one by name: of spaCy's own sizes, lg comes before md and sm."""
+def _first_installed() -> Any:
+    """The first English pipeline by name that can be loaded: of spaCy's own sizes, lg comes before md and sm. None if
+    there is none."""
     import spacy
 
-    return next((name for name in sorted(spacy.util.get_installed_models()) if name.startswith("en_")), None)
+    for name in sorted(spacy.util.get_installed_models()):
+        if name.startswith("en_"):
+            with contextlib.suppress(ConfigError):
+                return _loaded(name)
+    return None
 
 
 def _loaded(name: str) -> Any:
+    """:raises ConfigError: there is no such pipeline, or it cannot be loaded."""
     import spacy
 
     if not spacy.util.is_package(name) and not Path(name).expanduser().is_dir():
@@ -172,5 +180,5 @@ def _loaded(name: str) -> Any:
     unused = ["parser", "tagger", "morphologizer", "lemmatizer", "attribute_ruler", "senter"]
     try:
         return spacy.load(name if spacy.util.is_package(name) else Path(name).expanduser(), exclude=unused)
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         raise ConfigError(f"audit.spacy: {name!r} cannot be loaded as a spaCy pipeline ({error})") from error

@@ -86,10 +86,6 @@ class Material:
         return [text_of(row) for row in self.held.examples]
 
     @cached_property
-    def held_words(self) -> WordIndex:
-        return WordIndex.of(self.held_texts)
-
-    @cached_property
     def reference_places(self) -> list[int]:
         """Where the reference rows stand among those that are known."""
         place = {row.fields: number for number, row in enumerate(self.known)}

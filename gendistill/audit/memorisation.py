@@ -24,16 +24,23 @@ BLOCK = 512  # rows whose distances are held at once
 def check(material: Material) -> Check:
     """Errors for texts that are real rows or nearly so, warnings for a long run of words of one."""
     config, rows = material.config, len(material.rows)
-    lengths, partners = longest_shared(material.words, material.known_words)
+    # Those of the set and of the held-out rows in one pass over the real rows
+    all_lengths, all_partners = longest_shared(
+        WordIndex.of([*material.texts, *material.held_texts]), material.known_words
+    )
+    lengths, partners, held_lengths = all_lengths[:rows], all_partners[:rows], all_lengths[rows:]
     copies = _exact(material, lengths)
-    near = {} if material.real_by_design else _near(material, copies)
+    near: dict[int, tuple[float, int]] = {}
+    held_near = near
+    if not material.real_by_design:
+        near = _alike(material, material.texts, material.embeddings, partners)
+        near = {row: found for row, found in near.items() if row not in copies}
+        held_near = _alike(material, material.held_texts, material.held_embeddings, all_partners[rows:])
     copied = [row for row in range(rows) if lengths[row] >= _least(material, row)]
-    held_words, _ = longest_shared(material.held_words, material.known_words)
-    held_near = {} if material.real_by_design else _alike(material, material.held_texts, material.held_embeddings)
     p_value = intervals.rates_differ(len(near), rows, len(held_near), len(material.held_texts))
     # Questions of one form are alike in real data too
     many = p_value < config.significance and len(near) * len(material.held_texts) > len(held_near) * rows
-    usual = intervals.share(int((held_words >= config.copied_words).sum()), len(held_words))
+    usual = intervals.share(int((held_lengths >= config.copied_words).sum()), len(held_lengths))
     longest = int(lengths.max(initial=0))
     figures: dict[str, Number] = {
         "exact_copies": len(copies),
@@ -104,20 +111,18 @@ def _exact(material: Material, lengths: npt.NDArray[np.int64]) -> dict[int, int]
     return dict(sorted(copies.items()))
 
 
-def _near(material: Material, copies: dict[int, int]) -> dict[int, tuple[float, int]]:
-    """Row -> the share of characters that it has in common with a real row, in their order, and which; where it is
-    enough to count."""
-    found = _alike(material, material.texts, material.embeddings)
-    return {row: near for row, near in found.items() if row not in copies}
+def _alike(
+    material: Material, texts: Sequence[str], embeddings: FloatArray, partners: npt.NDArray[np.int64]
+) -> dict[int, tuple[float, int]]:
+    """Text -> the share of characters that it has in common with a real row, in their order, and which, where that is
+    enough to count; by the real rows nearest in meaning, and the one that shares most words in a row.
 
-
-def _alike(material: Material, texts: Sequence[str], embeddings: FloatArray) -> dict[int, tuple[float, int]]:
-    """As ``_near``, of any texts: by the real rows nearest in meaning, and the one that shares most words in a row."""
+    :param partners: (n,) the latter.
+    """
     import faiss
 
     count, metric = min(NEIGHBOURS, len(material.reference.examples)), faiss.METRIC_INNER_PRODUCT
     _, neighbours = faiss.knn(embeddings, material.reference_embeddings, count, metric=metric)
-    _, partners = longest_shared(WordIndex.of(texts), material.known_words)
     found, least = {}, material.config.near_copy
     for row, text in enumerate(texts):
         known = [material.reference_places[one] for one in neighbours[row].tolist()]

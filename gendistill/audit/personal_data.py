@@ -69,7 +69,9 @@ def check(material: Material) -> Check:
     )
     names = material.masker.names
     summary += (
-        f" (names by {names})" if names else " (patterns only: names need a spaCy pipeline, and none is installed)"
+        f" (names by {names})"
+        if names
+        else " (patterns only: names need an English spaCy pipeline, and none is installed)"
     )
     return material.check(NAME, TITLE, status, summary + ".", figures, findings)
 

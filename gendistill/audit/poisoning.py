@@ -24,6 +24,7 @@ NAME, TITLE = "poisoning", "Signs of poisoning"
 RIDGE = 0.3  # as the meta-model's
 FEW = 5  # texts of a class, below which its spread says nothing: it is judged by that of all
 LONGEST = 3  # words of a trigger that are looked for
+LEAST_SPREAD = 0.1  # of that of all texts, which a class of like texts is taken to have
 CHARS = 20_000  # of a text, from its beginning
 OF_ONE_LABEL = 0.8  # share of the texts with a trigger that have its label
 PRIOR = 2.0  # real rows that the rate over all labels counts as, for that of one label
@@ -143,13 +144,17 @@ def influence(
 def outlying(values: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Robust z-scores within each class, by the median and its absolute deviation; of small classes by those of all."""
     scores = np.zeros(len(values))
+    least = max(LEAST_SPREAD * _spread(values), 1e-12)
     for label in np.unique(labels):
         mine = labels == label
         usual = values[mine] if mine.sum() >= FEW else values
-        middle = np.median(usual)
-        spread = max(1.4826 * float(np.median(np.abs(usual - middle))), 1e-12)
-        scores[mine] = (values[mine] - middle) / spread
+        scores[mine] = (values[mine] - np.median(usual)) / max(_spread(usual), least)
     return scores
+
+
+def _spread(values: npt.NDArray[np.float64]) -> float:
+    """As the standard deviation, if they are normal."""
+    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
 
 
 # -- triggers ---------------------------------------------------------------------------------------------------------

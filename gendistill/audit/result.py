@@ -86,6 +86,15 @@ class Audit:
 
         return sarif(self)
 
+    def line(self) -> str:
+        """The checks by their status, the gravest first."""
+        told = []
+        for status in ("failed", "noted", "skipped", "passed"):
+            names = [check.name for check in self.checks if check.status == status]
+            if names:
+                told.append(f"{status} {', '.join(names)}")
+        return "audit: " + ("; ".join(told) or "no check was made")
+
     def failing(self, wanted: Sequence[str]) -> list[str]:
         """What is as grave as was said, in words; empty if nothing is.
 
