@@ -168,6 +168,20 @@ def test_personal_data_are_found_graded_and_masked_everywhere(real: RealData) ->
 
 
 @pytest.mark.usefixtures("with_pipeline")
+def test_ids_and_the_words_of_a_trigger_are_masked_too() -> None:
+    """An id may be an address, and a name that stands in many texts a trigger."""
+    rows = examples(20, 78)
+    for row in [row for row, one in enumerate(rows) if one.label == 0][:6]:
+        rows[row] = Example((f"Write to jane.doe@example-mail.com. {rows[row].text}",), 2)
+    given = [{**row, "id": "john.roe@example-mail.com"} for row in written(rows)]
+    config = Config(audit={"checks": ["poisoning"]})
+    (check,) = audit_rows(given, real_data(train=300), config, embed=embed).checks
+    assert check.figures["mislabelled_triggers"] >= 1
+    shown = json.dumps(check, default=vars)
+    assert "j***@e***.com" in shown and not re.search("jane|doe|roe", shown)
+
+
+@pytest.mark.usefixtures("with_pipeline")
 def test_names_are_notes_unless_a_few_real_rows_have_them(real: RealData) -> None:
     spacy = pytest.importorskip("spacy")
     if not any(name.startswith("en_") for name in spacy.util.get_installed_models()):
@@ -196,7 +210,7 @@ def test_nothing_but_loopback_is_ever_connected_to(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(socket.socket, "connect", connect)
     monkeypatch.setattr(socket.socket, "connect_ex", connect)
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *address, **_: connect(None, address))  # type: ignore[arg-type]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *address, **_: connect(None, address))
     check = checked(
         sentences(["Write to jane.doe@example-mail.co.uk at https://example.org/x soon."]), "personal_data", real=real
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -132,8 +133,11 @@ class Material:
         return Finding(self.lines[index], self.id_of(index), level, message, self.excerpt(self.texts[index]), shown)
 
     def id_of(self, index: int) -> str:
+        """As the row has it, masked if it is not a hash of ours: it may be an address."""
         given = self.rows[index].get("id")
-        return given if isinstance(given, str) else self.examples[index].id
+        if not isinstance(given, str):
+            return self.examples[index].id
+        return given if _HASH.fullmatch(given) else self.excerpt(given)
 
     def excerpt(self, text: str) -> str:
         """The beginning of a text, masked, in characters that no terminal obeys."""
@@ -162,6 +166,7 @@ def plain(text: str) -> str:
     return " ".join("".join(" " if unicodedata.category(c) in _UNSEEN else c for c in text).split())
 
 
+_HASH = re.compile("[0-9a-f]{16}")
 _UNSEEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 
 

@@ -44,10 +44,9 @@ def check(material: Material) -> Check:
     for (row, kind, value, span), real_rows in zip(found, in_real, strict=True):
         shared += real_rows > 0
         level = _level(kind, value, real_rows, material.config.public_rows)
-        told = (
-            f", which {counted(real_rows, 'real row')} {'has' if real_rows == 1 else 'have'} too" if real_rows else ""
-        )
-        message = f"{_WORDS[kind][0]} ({plain(masked(value, kind))}){told}"
+        message = f"{_WORDS[kind][0]} ({plain(masked(value, kind))})"
+        if real_rows:
+            message += f", which {counted(real_rows, 'real row')} {'has' if real_rows == 1 else 'have'} too"
         text = material.texts[row]
         start, end = max(span.start - AROUND, 0), span.end + AROUND
         # Masked with the text's own spans: a part of it alone might be read otherwise
@@ -68,11 +67,8 @@ def check(material: Material) -> Check:
         else f" in {counted(len(material.rows), 'row')}"
     )
     names = material.masker.names
-    summary += (
-        f" (names by {names})"
-        if names
-        else " (patterns only: names need an English spaCy pipeline, and none is installed)"
-    )
+    how = f"names by {names}" if names else "patterns only: names need an English spaCy pipeline, and none is installed"
+    summary += f" ({how})"
     return material.check(NAME, TITLE, status, summary + ".", figures, findings)
 
 
