@@ -151,13 +151,26 @@ def drawn(reserve: Rows, classes: int, per_class: int, rng: random.Random) -> Ro
     return rows
 
 
-def measured(name: str, folder: Path, sizes: Sequence[int], seeds: int) -> Iterator[dict[str, Any]]:
+def generated(file: Path, names: Sequence[str]) -> Rows:
+    """Texts that a generator wrote, with ``label_name``."""
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [Example((row["text"],), names.index(row["label_name"])) for row in rows]
+
+
+def measured(
+    name: str, folder: Path, sizes: Sequence[int], seeds: int, written_in: Path | None
+) -> Iterator[dict[str, Any]]:
+    """:param written_in: folder of generated texts, ``<name>.jsonl``; into these nothing is planted."""
     real, reserve = parts(name, folder)
+    planting = PLANTED
+    if written_in is not None:
+        reserve = generated(written_in / f"{name}.jsonl", real.label_names)
+        planting = {"nothing, generated texts": PLANTED["nothing"]}
     classes = len(real.label_names)
     embed = Embedded(EncoderStudent(StudentConfig(), classes))
     for per_class in sizes:
         for seed in range(seeds):
-            for planted, (plant, checks) in PLANTED.items():
+            for planted, (plant, checks) in planting.items():
                 rng = random.Random(f"{per_class} {seed}")
                 rows = plant(drawn(reserve, classes, per_class, rng), real, rng)
                 written = [{**texts_of(row), **labels_of(row, real.label_names, None)} for row in rows]
@@ -183,7 +196,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
             counts[check, result["planted"]].append(status)
     lines = ["| check | planted | sets | failed | noted or failed |", "|---|---|---|---|---|"]
     for check in AUDIT_CHECKS:
-        for planted in PLANTED:
+        for planted in dict.fromkeys(result["planted"] for result in results):
             if statuses := counts.get((check, planted)):
                 failed = statuses.count("failed") / len(statuses)
                 noted = failed + statuses.count("noted") / len(statuses)
@@ -197,12 +210,13 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", default=["ag_news", "sst2_sentence", "trec"])
     parser.add_argument("--per-class", nargs="+", type=int, default=[10, 50])
     parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--generated", type=Path, help="folder of generated texts, NAME.jsonl, instead of real ones")
     parser.add_argument("--out", type=Path, help="JSONL of every set's statuses and figures")
     options = parser.parse_args()
     torch.set_num_threads(1)
     results = []
     for name in options.data:
-        for result in measured(name, options.data_dir, options.per_class, options.seeds):
+        for result in measured(name, options.data_dir, options.per_class, options.seeds, options.generated):
             results.append(result)
             print(f"{name} {result['per_class']} {result['seed']} {result['planted']}", file=sys.stderr)
             if options.out is not None:
