@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -216,18 +216,30 @@ def load_set(file: Path, label_names: Sequence[str]) -> tuple[list[Example], lis
 
     :raises DataError: a label that the real data does not have, or rows that are conversations.
     """
-    rows, names = read_distilled(file)
+    rows, _ = read_distilled(file)
     if (shape := common_shape(rows)) == "instruction":
         raise DataError(f"{file}: rows of {shape}; give a file with a text and a label on each row")
+    return labelled(rows, label_names, str(file)), rows
+
+
+def labelled(rows: Sequence[Mapping[str, Any]], label_names: Sequence[str], name: str) -> list[Example]:
+    """The examples of rows as ``read_distilled`` gives them or a run writes them, labels matched by name.
+
+    :param name: of the file, to begin a message with.
+    :raises DataError: a label that the real data does not have.
+    """
     position = {_labels_in(name): index for index, name in enumerate(label_names)}
     examples = []
     for number, row in enumerate(rows, 1):
-        name = (JOINED.join(row["labels"]) or NO_LABEL) if shape == "multi-label" else names[row["label"]]
-        label = position.get(_labels_in(name))
+        several = row.get("labels")
+        label_name = row["label_name"] if several is None else JOINED.join(several) or NO_LABEL
+        label = position.get(_labels_in(label_name))
         if label is None:
-            raise DataError(f"{file}: row {number} has the label {name!r}; the real data has {', '.join(label_names)}")
+            raise DataError(
+                f"{name}: row {number} has the label {label_name!r}; the real data has {', '.join(label_names)}"
+            )
         examples.append(Example(fields_of(row), label))
-    return examples, rows
+    return examples
 
 
 def _labels_in(name: str) -> frozenset[str]:

@@ -8,13 +8,16 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 
 from gendistill.errors import ConfigError
 from gendistill.generators.urls import shown
+
+AuditCheck = Literal["memorisation", "membership", "personal_data", "poisoning", "labels", "toxicity", "balance"]
+AUDIT_CHECKS: tuple[AuditCheck, ...] = get_args(AuditCheck)
 
 
 class Section(BaseModel):
@@ -374,6 +377,52 @@ class EvaluateConfig(Section):
     max_test_rows: int = Field(400, ge=10, description="seeded, stratified sample of the test split when it is larger")
 
 
+class AuditConfig(Section):
+    """What is looked for in a set before it leaves the building (docs/audit.md). It changes nothing in the set."""
+
+    enabled: bool = Field(True, description="whether a run audits its set at the end")
+    checks: list[AuditCheck] = Field(default_factory=lambda: list(AUDIT_CHECKS), description="those that are made")
+    copied_words: int = Field(12, ge=2, description="words in a row shared with one real row that count as copied")
+    near_copy: float = Field(
+        0.8, gt=0, le=1, description="share of the characters that a near copy has in common with a real row"
+    )
+    nearest_quantile: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="of the distances from held-out to training rows: a text nearer to one than that is close",
+    )
+    held_out_rows: int = Field(500, ge=10, description="of dev and test that are compared with, at most")
+    real_rows: int = Field(
+        3000, ge=10, description="real rows that the second teacher learns and rates are counted on, at most"
+    )
+    significance: float = Field(0.01, gt=0, lt=1, description="of tests, after correction for how many there are")
+    public_rows: int = Field(
+        5, ge=1, description="real rows that a person's name must stand in to be a public one, not worth a warning"
+    )
+    spacy: str | None = Field(
+        None, description="name or folder of the spaCy pipeline that finds names; an installed English one if absent"
+    )
+    influence: float = Field(
+        8.0, gt=0, description="robust z-score of a text's influence within its class that makes it an outlier"
+    )
+    trigger_rows: int = Field(3, ge=2, description="texts of a label that a trigger must stand in, at least")
+    trigger_flips: float = Field(
+        0.2, gt=0, le=1, description="share of other classes' real texts that a trigger turns to its label"
+    )
+    confident: float = Field(
+        0.8, gt=0, lt=1, description="probability of another label at which the second teacher's verdict is told"
+    )
+    findings: int = Field(100, ge=0, description="told of each check, at most; figures count all")
+
+    @field_validator("checks")
+    @classmethod
+    def _checks(cls, value: list[AuditCheck]) -> list[AuditCheck]:
+        if len(set(value)) != len(value):
+            raise ValueError("each check once")
+        return value
+
+
 # What differs where a causal LM learns instructions
 INSTRUCTION_DEFAULTS: dict[str, dict[str, Any]] = {
     "student": {
@@ -438,6 +487,7 @@ class Config(Section):
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     card: CardConfig = Field(default_factory=CardConfig)
     privacy: PrivacyConfig = Field(default_factory=PrivacyConfig)
+    audit: AuditConfig = Field(default_factory=AuditConfig)
 
     def __init__(self, **values: Any) -> None:
         if "dataset" in values:

@@ -102,7 +102,7 @@ SPACELESS = (
 )
 
 
-def _is_spaceless(code: int) -> bool:
+def is_spaceless(code: int) -> bool:
     return any(low <= code <= high for low, high in SPACELESS)
 
 
@@ -113,7 +113,7 @@ class _FoldTable(dict[int, "str | int"]):
         if unicodedata.category(chr(code))[0] not in "LMN":
             value: str | int = " "
         else:
-            value = f" {chr(code)} " if _is_spaceless(code) else code
+            value = f" {chr(code)} " if is_spaceless(code) else code
         self[code] = value
         return value
 
@@ -286,7 +286,7 @@ class TextFilter:
         self._real_end_share = float(np.mean([_ends_like_sentence(example.fields[-1]) for example in sample]))
 
         units = [unit for example in sample[:1000] for unit in fold(example.text)]
-        spaceless = sum(len(unit) == 1 and _is_spaceless(ord(unit)) for unit in units) > len(units) / 2
+        spaceless = sum(len(unit) == 1 and is_spaceless(ord(unit)) for unit in units) > len(units) / 2
         self._unit = "characters" if spaceless else "words"
         self._ngram = config.real_copy_ngram * (2 if spaceless else 1)  # a Chinese word has about two characters
 

@@ -33,6 +33,7 @@ SCHEMA_VERSION = 1
 FREE_KEYS = (
     "out",
     "card.",
+    "audit.",
     "evaluate.",
     "generator.batch_size",
     "generator.kind",

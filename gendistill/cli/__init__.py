@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from gendistill._version import __version__
+from gendistill.cli.audit import audit
 from gendistill.cli.batch import batch
 from gendistill.cli.bench import bench
 from gendistill.cli.compare import compare
@@ -40,6 +41,7 @@ app.command()(score)
 app.command()(select)
 app.command()(evaluate)
 app.command()(compare)
+app.command()(audit)
 app.command()(bench)
 app.command()(export)
 app.command()(report)
