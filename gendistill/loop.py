@@ -7,6 +7,7 @@ computed again from it, by functions of their arguments, so that a resumed run e
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gendistill.audit import audit_rows
 from gendistill.card import Spent, run_card
 from gendistill.choosing import Choice, check_names, choose, gains_within, held_out
 from gendistill.clusters import class_clusters, nearest_classes
@@ -29,7 +31,7 @@ from gendistill.evaluate import Measured, stratified_sample
 from gendistill.evaluate_answers import MeasuredAnswers
 from gendistill.examples import Example, by_class
 from gendistill.filters import FilterReport, TextFilter
-from gendistill.finished import RESULTS
+from gendistill.finished import AUDIT, RESULTS
 from gendistill.further import FurtherStudent, file_name, further_students, with_further
 from gendistill.generators import Generator, arrivals, build_generator
 from gendistill.generators.meter import Meter
@@ -212,6 +214,7 @@ class _Run:
         self.store.write("distilled.jsonl", "".join(json_line(row) for row in rows))
         table = self._measure([self.pool.examples[i] for i in selection.chosen], soft, reference)
         self.store.write(RESULTS, results_json(table, min(len(self.real.test), self.config.evaluate.max_test_rows)))
+        audit = self._audit(rows)
         result = Distilled(
             out=self.config.out,
             rows=rows,
@@ -225,7 +228,7 @@ class _Run:
             privacy=self.private.statement if self.private else "",
         )
         spent = Spent(*self.store.tokens(), usage=self.store.meta("usage"))
-        self.store.write("README.md", run_card(self.config, result, self.generator.name, spent))
+        self.store.write("README.md", run_card(self.config, result, self.generator.name, spent, audit))
         write_report(self.config.out, real=self.real)
         for folder in (FOLDER, *map(file_name, self.config.further_students)):
             self.store.drop_folder(folder)  # large, and every feature that came of it is kept
@@ -473,6 +476,16 @@ class _Run:
                 }
             )
         return rows
+
+    def _audit(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+        """What the audit found, for the card. That of a private run stays beside the set: it looks at real rows."""
+        if not self.config.audit.enabled:
+            return None
+        audit = audit_rows(rows, self.real, self.config, embed=self.teacher.embeddings, reporter=self.reporter)
+        self.reporter.say(audit.line())
+        found = audit.to_json()
+        self.store.write(AUDIT, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        return None if self.config.private else found
 
     def _measure(
         self, distilled: list[Example], soft: Tensor | None, reference: Reference
