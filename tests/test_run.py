@@ -22,7 +22,7 @@ from gendistill.errors import GendistillError, GenerationError, RunError
 from gendistill.generators.base import Reply, Request
 from gendistill.loop import Distilled
 
-FINAL_FILES = ("distilled.jsonl", "README.md")
+FINAL_FILES = ("distilled.jsonl", "README.md", "results.json", "audit.json", "report.html")
 
 
 def small_config(out: Path, encoder: Path, causal: Path, data: Path, **changes: object) -> Config:
