@@ -19,13 +19,13 @@ from torch import Tensor
 from gendistill.audit import audit_rows
 from gendistill.card import Spent, run_card
 from gendistill.choosing import Choice, check_names, choose, gains_within, held_out
+from gendistill.chosen import chosen_row
 from gendistill.clusters import class_clusters, nearest_classes
 from gendistill.compare import measure, results_json
 from gendistill.config import Config, TuneConfig
 from gendistill.curve import curve
 from gendistill.data import RealData
 from gendistill.data.export import json_line
-from gendistill.data.rows import labels_of, texts_of
 from gendistill.errors import ConfigError, DataError, GenerationError
 from gendistill.evaluate import Measured, stratified_sample
 from gendistill.evaluate_answers import MeasuredAnswers
@@ -33,21 +33,20 @@ from gendistill.examples import Example, by_class
 from gendistill.filters import FilterReport, TextFilter
 from gendistill.finished import AUDIT, RESULTS
 from gendistill.further import FurtherStudent, file_name, further_students, with_further
-from gendistill.generators import Generator, arrivals, build_generator
+from gendistill.generators import Generator, arrivals, build_generator, loading_line
 from gendistill.generators.meter import Meter
-from gendistill.generators.urls import shown
 from gendistill.inputs import RealSide, objective_inputs, real_side
 from gendistill.intake import Intake
 from gendistill.objectives import Objective
 from gendistill.planning import Chosen, Reference, plan_lessons, plan_round, requests_per_class, token_budget
-from gendistill.pool import DECIMALS, GarbageWatch, Pool, judge
+from gendistill.pool import GarbageWatch, Pool, judge
 from gendistill.prepare import prepare
 from gendistill.privacy import PrivateSide, check_private
 from gendistill.progress import Reporter, Silent
 from gendistill.prompts import load_template
 from gendistill.report import write_report
 from gendistill.selection import Selection
-from gendistill.soft_labels import KEY, named, soften
+from gendistill.soft_labels import soften
 from gendistill.store import Judged, Planned, Resume, Store, fingerprint
 from gendistill.tasks import TextClassification, task_of
 from gendistill.teacher import FOLDER
@@ -136,7 +135,7 @@ class _Run:
         # Whether it chats is asked of the store first: only the generator itself, loaded, can tell otherwise.
         known = store.meta("generator")
         if not known:
-            reporter.say(_loading(config))
+            reporter.say(loading_line(config.generator))
         self.chat: bool = known["chat"] if known else self.generator.chat
         if config.generator.tune.steps:
             self.generator.name += ", tuned on the real rows"
@@ -459,22 +458,15 @@ class _Run:
         gains = gains_within(objective, selection.chosen)
         for i, (index, gain) in enumerate(zip(selection.chosen, gains, strict=True)):
             candidate = self.pool.candidates[index]
-            rows.append(
-                {
-                    **texts_of(candidate.example),
-                    **labels_of(candidate.example, self.real.label_names, self.real.label_sets),
-                    **({} if soft is None else {KEY: named(soft[i], self.real.label_names)}),
-                    "id": candidate.id,
-                    "scores": {**self.pool.scores[index], "gain": round(gain, DECIMALS)},
-                    "provenance": {
-                        "generator": candidate.generator,
-                        "template": candidate.template,
-                        "round": candidate.round,
-                        "request": candidate.request_id,
-                        "parents": list(candidate.parents),
-                    },
-                }
-            )
+            came = {
+                "generator": candidate.generator,
+                "template": candidate.template,
+                "round": candidate.round,
+                "request": candidate.request_id,
+                "parents": list(candidate.parents),
+            }
+            label = None if soft is None else soft[i]
+            rows.append(chosen_row(candidate.example, self.real, self.pool.scores[index], gain, came, label))
         return rows
 
     def _audit(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
@@ -508,10 +500,3 @@ class _Run:
             journal=self.store,
             reporter=self.reporter,
         )
-
-
-def _loading(config: Config) -> str:
-    generator = config.generator
-    if generator.kind in ("server", "batch"):
-        return f"{generator.model} on {', '.join(map(shown, generator.server.base_urls)) or 'its server'}"
-    return f"loading {generator.model}; a built-in model is unpacked the first time, about a minute"

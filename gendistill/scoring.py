@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from gendistill.choosing import Held, check_names, choose, gains_within, held_out
+from gendistill.chosen import chosen_row
 from gendistill.config import Config
 from gendistill.data import RealData
 from gendistill.data.candidates import CandidateFile, read_candidates, read_instructions
@@ -29,7 +30,7 @@ from gendistill.pool import DECIMALS, judge
 from gendistill.prepare import prepare
 from gendistill.privacy.checks import refuse_private
 from gendistill.progress import Reporter, Silent
-from gendistill.soft_labels import KEY, named, soften
+from gendistill.soft_labels import soften
 from gendistill.teacher import KeepingStore, MemoryStore
 
 REAL: Literal["real"] = "real"  # in place of a file: the real training rows
@@ -156,16 +157,8 @@ def select_candidates(
     for i, gain in zip(selection.chosen, gains_within(objective, selection.chosen), strict=True):
         given = scored.given[scored.kept[i]]
         assert given.example is not None  # it passed the filters
-        rows.append(
-            {
-                **texts_of(given.example),
-                **labels_of(given.example, names, scored.real.label_sets),
-                **({} if soft is None else {KEY: named(soft[i], names)}),
-                "id": given.example.id,
-                "scores": {**scored.scores[scored.kept[i]], "gain": round(gain, DECIMALS)},
-                "provenance": _provenance(given, scored.name),
-            }
-        )
+        scores, came = scored.scores[scored.kept[i]], _provenance(given, scored.name)
+        rows.append(chosen_row(given.example, scored.real, scores, gain, came, None if soft is None else soft[i]))
     return Chosen(rows, choice.loss, scored, notes)
 
 

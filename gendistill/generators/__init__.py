@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gendistill.errors import ConfigError
 from gendistill.generators.base import Generator, Reply, Request, arrivals
+from gendistill.generators.urls import shown
 
 if TYPE_CHECKING:
     from gendistill.config import GeneratorConfig
@@ -80,4 +81,11 @@ def build_generator(config: GeneratorConfig) -> Generator:
     return GENERATORS[config.kind](config)
 
 
-__all__ = ["GENERATORS", "Generator", "Reply", "Request", "arrivals", "build_generator"]
+def loading_line(config: GeneratorConfig) -> str:
+    """What a user is told before the generator is first used."""
+    if config.kind in ("server", "batch"):
+        return f"{config.model} on {', '.join(map(shown, config.server.base_urls)) or 'its server'}"
+    return f"loading {config.model}; a built-in model is unpacked the first time, about a minute"
+
+
+__all__ = ["GENERATORS", "Generator", "Reply", "Request", "arrivals", "build_generator", "loading_line"]
