@@ -269,11 +269,15 @@ class PrivacyConfig(Section):
     @field_validator("epsilon", mode="before")
     @classmethod
     def _epsilon(cls, value: Any) -> Any:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            if not value > 0:  # NaN too
-                raise ValueError("must be positive, or inf for no noise at all")
-            return "inf" if math.isinf(value) else value
-        return value
+        if value is None:
+            return None
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not number > 0:
+            raise ValueError("must be positive, or inf for no noise at all")
+        return "inf" if math.isinf(number) else number
 
     @model_validator(mode="after")
     def _of_a_private_run(self) -> PrivacyConfig:

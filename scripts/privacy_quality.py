@@ -52,7 +52,7 @@ from gendistill.teacher import Teacher
 
 Epsilon = float | Literal["inf"]
 DELTA, SHARE = 1e-6, 0.8
-EPSILONS: tuple[Epsilon, ...] = (1.0, 4.0, 8.0, "inf")
+EPSILONS: tuple[Epsilon, ...] = (0.1, 1.0, 4.0, 8.0, "inf")
 TASKS: dict[str, dict[str, Any]] = {
     "ag_news": {
         "description": "short news items from a wire agency",
@@ -88,7 +88,7 @@ def config_of(name: str, args: argparse.Namespace, per_class: int = 10, epsilon:
         out=str(args.out / "runs" / name),
         per_class=per_class,
         data={**TASKS[name], "dataset": str(folder / "train.jsonl.gz"), "test": str(folder / "test.jsonl.gz")},
-        student={"max_tokens": 64},
+        student={"max_tokens": 64, "max_steps": 600},  # enough for the teacher of the choice that is not private
         generator={"candidates_per_class": CANDIDATES[name]},
         objective={"students": []},
         evaluate={"seeds": 0},

@@ -372,6 +372,8 @@ def test_without_noise_and_with_a_table_the_run_is_whole(
         ({"privacy": {"epsilon": 0}}, "privacy.epsilon: must be positive"),
         ({"privacy": {"epsilon": -1.0}}, "privacy.epsilon: must be positive"),
         ({"privacy": {"epsilon": math.nan}}, "privacy.epsilon: must be positive"),
+        ({"privacy": {"epsilon": "-3"}}, "privacy.epsilon: must be positive"),
+        ({"privacy": {"epsilon": "some"}}, "privacy.epsilon: must be positive"),
         ({"privacy": {"epsilon": 1, "delta": 0}}, "privacy.delta"),
         ({"privacy": {"epsilon": 1, "delta": 1}}, "privacy.delta"),
         ({"privacy": {"delta": 1e-5}}, "say nothing alone"),

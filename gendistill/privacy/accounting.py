@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from gendistill.errors import ConfigError, MissingExtraError
 
+STEPS = 1e-4  # of privacy losses, over an epsilon above 1; rounding them is to the safe side, and finer ones take long
 _MISSING = 'a private run needs the package dp-accounting: pip install "gendistill[dp]"'
 
 
@@ -34,9 +35,13 @@ def noise_multiplier(epsilon: float | Literal["inf"], delta: float) -> float:
     if epsilon == "inf":
         return 0.0
     accounting = need_accounting()
+    steps = STEPS * max(1.0, epsilon)
     try:
         found = accounting.calibrate_dp_mechanism(
-            accounting.pld.PLDAccountant, accounting.GaussianDpEvent, float(epsilon), delta
+            lambda: accounting.pld.PLDAccountant(value_discretization_interval=steps),
+            accounting.GaussianDpEvent,
+            epsilon,
+            delta,
         )
     except Exception as error:
         raise ConfigError(f"privacy: no noise gives epsilon {epsilon} at delta {delta:g} ({error})") from error
