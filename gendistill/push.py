@@ -12,7 +12,7 @@ import yaml
 from gendistill.errors import DataError, RunError
 from gendistill.finished import AUDIT
 
-FILES = ("README.md", "distilled.jsonl")  # those that are sent as they are
+FILES = ("README.md", "distilled.jsonl", "results.json", "privacy.json")  # those that are sent as they are
 # What stays where it is: the journal, the features and the report hold real rows, or stand for them.
 KEPT_BACK = ("run.db", "features", "report.html", "adapter")
 LOCAL = (("data", ("dataset", "test", "label_file", "target")), ("generator", ("model", "template", "adapter")))
@@ -39,7 +39,7 @@ def outgoing(run: Path) -> list[Outgoing]:
     for name in ("distilled.jsonl", "README.md"):
         if not (run / name).is_file():
             raise RunError(f"{run}: no {name}, so the run has not finished; the same generate command goes on with it")
-    files = [Outgoing(name, (run / name).read_bytes()) for name in FILES]
+    files = [Outgoing(name, (run / name).read_bytes()) for name in FILES if (run / name).is_file()]
     values = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     audit = run / AUDIT
     if audit.is_file() and values.get("privacy", {}).get("epsilon") is None:
