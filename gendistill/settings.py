@@ -403,7 +403,7 @@ class AuditConfig(Section):
         None, description="name or folder of the spaCy pipeline that finds names; an installed English one if absent"
     )
     influence: float = Field(
-        8.0, gt=0, description="robust z-score of a text's influence within its class that makes it an outlier"
+        12.0, gt=0, description="robust z-score of a text's influence within its class that makes it an outlier"
     )
     trigger_rows: int = Field(3, ge=2, description="texts of a label that a trigger must stand in, at least")
     trigger_flips: float = Field(
