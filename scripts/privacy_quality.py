@@ -2,7 +2,7 @@
 
     python scripts/privacy_quality.py pool       # candidates: one private run a dataset, by the built-in generator
     python scripts/privacy_quality.py choose     # sets by every method, each judged by a probe on frozen embeddings
-    python scripts/privacy_quality.py train      # the same sets by students that are fine-tuned whole
+    python scripts/privacy_quality.py train      # the same sets by students fine-tuned whole, or with --student tfidf
     python scripts/privacy_quality.py table      # Markdown
 
 A dataset's candidates are those of one run at epsilon 4 that passed the filters on text. Set s of every method is
@@ -11,8 +11,8 @@ measured students alone. Every step can be stopped and started again: what is in
 
 ``random`` takes candidates as they came, which is what no look at real rows gives (epsilon 0). ``votes`` is the
 mechanism of Aug-PE (Xie et al. 2024, arXiv 2403.01749) instead of ours: each real row votes for the nearest candidate
-of its class, the histogram gets the noise, and the best-voted are taken. ``not private`` is the default choice with a
-teacher trained on the real rows, real rows in the objective and held-out ones to judge.
+of its class, the histogram gets the noise, and the best-voted are taken. ``not private`` has real rows
+where a private run has stand-ins.
 """
 
 from __future__ import annotations
@@ -38,13 +38,15 @@ from gendistill.evaluate import random_rows, stratified_sample
 from gendistill.examples import Example, by_class
 from gendistill.filters import feature_filter, fold
 from gendistill.folder_store import FolderStore
-from gendistill.inputs import RealSide, objective_inputs, real_side
+from gendistill.inputs import RealSide, objective_inputs
 from gendistill.privacy.accounting import noise_multiplier
 from gendistill.privacy.model import class_model
 from gendistill.privacy.release import Noise, Sums, exact_sums, noised
 from gendistill.privacy.side import stand_in_side
+from gendistill.privacy.teacher import PrivateTeacher
 from gendistill.progress import Silent
 from gendistill.selection.diversity import Diversity
+from gendistill.students import build_student
 from gendistill.students.base import Features
 from gendistill.students.encoder import FEATURE_SCALE, EncoderStudent
 from gendistill.students.probe import fit_probe
@@ -88,7 +90,7 @@ def config_of(name: str, args: argparse.Namespace, per_class: int = 10, epsilon:
         out=str(args.out / "runs" / name),
         per_class=per_class,
         data={**TASKS[name], "dataset": str(folder / "train.jsonl.gz"), "test": str(folder / "test.jsonl.gz")},
-        student={"max_tokens": 64, "max_steps": 600},  # enough for the teacher of the choice that is not private
+        student={"max_tokens": 64},
         generator={"candidates_per_class": CANDIDATES[name]},
         objective={"students": []},
         evaluate={"seeds": 0},
@@ -121,6 +123,7 @@ class Rows:
         folder = self.args.out / "features" / self.name
         (folder / "features").mkdir(parents=True, exist_ok=True)
         self.student = EncoderStudent(self.config.student, self.classes)
+        self.tfidf = build_student(self.config.student.model_copy(update={"model": "tfidf"}), self.classes)
         self.teacher = Teacher(self.config.student, self.student, self.real.train, FolderStore(folder), Silent(), 0)
         with sqlite3.connect(f"file:{self.config.out / 'run.db'}?mode=ro", uri=True) as db:
             found = db.execute(
@@ -166,12 +169,16 @@ def private(epsilon: Epsilon, shares: dict[str, float] | None = None) -> Callabl
 
 
 def not_private(rows: Rows, seen: list[int], per_class: int, number: int) -> list[Example]:
+    """With real rows where a private run has stand-ins: for the head that checks labels, the objective, the judging."""
     config = config_of(rows.name, rows.args, per_class, None)
-    embeddings, features = rows.teacher.features("candidates, seen by a teacher", rows.candidates)
+    real, labels = rows.teacher.embeddings("real", rows.real.train), torch.tensor([r.label for r in rows.real.train])
+    head = fit_probe(FEATURE_SCALE * real, labels, rows.classes)
+    teacher = PrivateTeacher(config.student, rows.student, rows.teacher.store, Silent(), 0, head)
+    side = RealSide([], labels, real, [0], [teacher.seen(real[:1])], (), rows.classes, [per_class] * rows.classes)
     dev = [rows.teacher.embeddings("dev", rows.real.dev)]
-    held = held_out(config, rows.real.dev, dev, [rows.candidates[row] for row in seen], rows.classes)
-    side = real_side(config, rows.real, rows.teacher)
-    return _chosen(config, rows, seen, embeddings[seen], [one.rows(seen) for one in features], side, held)
+    held = held_out(config, rows.real.dev, dev, [], rows.classes)
+    embeddings = rows.teacher.embeddings("candidates", rows.candidates)[seen]
+    return _chosen(config, rows, seen, embeddings, [teacher.seen(embeddings)], side, held)
 
 
 def votes(epsilon: Epsilon) -> Callable[..., list[Example]]:
@@ -277,7 +284,7 @@ def choose_sets(args: argparse.Namespace) -> None:
 
 def train_students(args: argparse.Namespace) -> None:
     sets = {key(row): row["texts"] for row in done(args) if row["student"] == "probe"}
-    known = {(*key(row), row["seed"]) for row in done(args) if row["student"] == "minilm"}
+    known = {(*key(row), row["seed"]) for row in done(args) if row["student"] == args.student}
     all_rows: dict[str, Rows] = {}
     for name, per_class, number, method in wanted(args):
         for seed in range(args.students):
@@ -286,9 +293,10 @@ def train_students(args: argparse.Namespace) -> None:
             if name not in all_rows:
                 all_rows[name] = Rows(name, args)
             rows = all_rows[name]
-            rows.student.fit([Example((t,), c) for t, c in sets[name, per_class, method, number]], seed=seed)
-            right = rows.student.predict(rows.test).argmax(1) == torch.tensor([row.label for row in rows.test])
-            result = {"dataset": name, "per_class": per_class, "method": method, "set": number, "student": "minilm"}
+            student = rows.student if args.student == "minilm" else rows.tfidf
+            student.fit([Example((t,), c) for t, c in sets[name, per_class, method, number]], seed=seed)
+            right = student.predict(rows.test).argmax(1) == torch.tensor([row.label for row in rows.test])
+            result = {"dataset": name, "per_class": per_class, "method": method, "set": number, "student": args.student}
             add(args, {**result, "seed": seed, "accuracy": float(right.double().mean())})
 
 
@@ -326,7 +334,8 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--per-class", nargs="+", type=int, default=[10, 20])
     parser.add_argument("--sets", type=int, default=10)
-    parser.add_argument("--students", type=int, default=2, help="fine-tuned on each set")
+    parser.add_argument("--student", default="minilm", choices=("minilm", "tfidf"), help="that train fits on each set")
+    parser.add_argument("--students", type=int, default=1, help="of them, on each set")
     parser.add_argument("--max-test-rows", type=int, default=1000)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

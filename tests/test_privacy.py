@@ -188,6 +188,7 @@ def test_what_noise_drowns_is_drawn_to_the_middle_and_what_stands_out_is_kept() 
         moment = released.moment / released.counts.sum() - exact.moment / len(rows)
         raw.append(np.linalg.norm(moment))
         assert np.linalg.norm(model.means[:2] - wanted.means[:2]) < 0.05
+        assert model.drowned == (2,) and not wanted.drowned
         assert np.trace(found) + (model.counts / model.counts.sum()) @ np.square(model.means).sum(1) == pytest.approx(
             1, abs=0.02
         )

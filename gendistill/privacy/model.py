@@ -24,6 +24,7 @@ class ClassModel:
     means: Array  # (C, d)
     axes: Array  # (d, d): rows are principal axes times their standard deviations
     counts: Array  # (C,) rows of each class, 1 at least
+    drowned: tuple[int, ...]  # classes whose distance from the mean of all is mostly noise
 
     def stand_ins(self, per_class: int, seed: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Drawn vectors, equally many of each class: (m, d) float32 of length 1, and their classes, (m,) int64."""
@@ -51,6 +52,7 @@ def class_model(released: Sums, noise: Noise) -> ClassModel:
     apart = released.sums / counts[:, None] - overall
     by_noise = width * (noise.sums / counts) ** 2  # expected squared length of the noise
     squared = np.maximum(np.square(apart).sum(1), 1e-12)
+    drowned = tuple(np.flatnonzero(squared < 2 * by_noise).tolist())
     means = overall + np.maximum(1 - by_noise / squared, 0)[:, None] * apart
     means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1.0)
 
@@ -63,7 +65,7 @@ def class_model(released: Sums, noise: Noise) -> ClassModel:
     trace = 1 - float(shares @ np.square(means).sum(1))
     rest = max(trace - float(values.sum()), 0.0) / max(int((~kept).sum()), 1)
     values = np.where(kept, values, rest)
-    return ClassModel(means, np.sqrt(values)[:, None] * axes.T, counts)
+    return ClassModel(means, np.sqrt(values)[:, None] * axes.T, counts, drowned)
 
 
 def usual_lengths(released: Sums, noise: Noise) -> tuple[int, int]:

@@ -65,6 +65,12 @@ class PrivateSide:
         )
         if (rows := int(model.counts.sum())) * delta >= 1:
             reporter.say(f"privacy.delta {delta:g} is not below 1 over the rows, about {rows:,}: lower it")
+        if model.drowned:
+            shown = ", ".join(repr(prepared.real.label_names[label]) for label in model.drowned[:5])
+            reporter.say(
+                f"the noise drowns what tells {len(model.drowned)} of {len(model.means)} classes apart, such as "
+                f"{shown}: texts of theirs will be mistaken; more real rows or a larger epsilon help"
+            )
         self.real, self.teacher, self.held = stand_in_side(config, model, student, store, reporter)
         least, most = usual_lengths(released, Noise.of(multiplier))
         self.text_filter = TextFilter(config.filters, [], lengths=(least, most))
