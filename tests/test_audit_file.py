@@ -14,7 +14,9 @@ from gendistill.audit import audit_file
 from gendistill.cli import main
 from gendistill.config import Config
 from gendistill.data import load_real
+from gendistill.data.load_instructions import load_instructions
 from gendistill.errors import DataError
+from gendistill.scoring import select_candidates
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +116,59 @@ def test_wrong_files_are_one_line(
     assert run(monkeypatch, *command(unknown, config)) == DataError.exit_code
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3 and "none.jsonl" in lines[0] and "line 1" in lines[1] and "'poetry'" in lines[2]
+
+
+def test_instructions_are_audited_without_labels(tmp_path: Path, tiny_causal_dir: Path) -> None:
+    rows = [
+        {"instruction": f"Write about {row['label']}, please, number {k}.", "output": row["text"]}
+        for k, row in enumerate(tiny_rows(30, 3))
+    ]
+    config = Config(
+        data={"task": "instruction", "dataset": str(write_jsonl(tmp_path / "real.jsonl", rows)), "clusters": 3},
+        student={"model": str(tiny_causal_dir), "max_tokens": 64, "gradient_dims": 64},
+    )
+    fresh = [
+        {"instruction": f"Say something on {row['label']}, number {k}.", "output": row["text"]}
+        for k, row in enumerate(tiny_rows(4, 3, seed=41))
+    ]
+    real = load_instructions(config.data, seed=0)
+    copy = {"instruction": real.train[0].fields[1], "output": real.train[0].fields[2]}
+    audit = audit_file(write_jsonl(tmp_path / "set.jsonl", [*fresh, copy]), config)
+    found = {check.name: check for check in audit.checks}
+    assert found["memorisation"].figures["exact_copies"] == 1
+    assert [one.row for one in found["memorisation"].findings if one.message.startswith("the same text")] == [13]
+    assert found["labels"].status == found["poisoning"].status == "skipped"
+    assert found["membership"].status != "skipped" and audit.rows == 13
+
+
+def test_a_choice_among_real_rows_is_known_by_its_provenance(tmp_path: Path, config: Config) -> None:
+    settings = config.model_copy(update={"per_class": 3})
+    settings.selection.method = "random"
+    chosen = select_candidates("real", settings)
+    file = write_jsonl(tmp_path / "chosen.jsonl", chosen.rows)
+    audit = audit_file(file, config)
+    assert audit.checks[0].status == "noted" and "chosen as they stand" in audit.checks[0].summary
+    assert not audit.checks[0].findings and not audit.checks[1].findings
+
+
+@pytest.mark.parametrize("shape", ["pairs", "multi-label"])
+def test_other_shapes_are_audited_too(tmp_path: Path, tiny_encoder_dir: Path, shape: str) -> None:
+    def shaped(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+        if shape == "pairs":
+            return [
+                {"text_a": r["text"], "text_b": s["text"], "label": r["label"]}
+                for r, s in zip(rows[:-3], rows[3:], strict=True)
+            ]
+        return [{"text": row["text"], "labels": [row["label"], "any"][: 1 + k % 2]} for k, row in enumerate(rows)]
+
+    real, fresh = shaped(tiny_rows(40, 3)), shaped(tiny_rows(6, 3, seed=41))
+    names = {"text_column": "text_a", "text_column_b": "text_b"} if shape == "pairs" else {"label_column": "labels"}
+    config = Config(
+        data={"dataset": str(write_jsonl(tmp_path / "real.jsonl", real)), **names},
+        student={"model": str(tiny_encoder_dir), "max_tokens": 32},
+    )
+    audit = audit_file(write_jsonl(tmp_path / "set.jsonl", [*fresh, *real]), config)
+    copies = audit.checks[0]
+    assert copies.figures["exact_copies"] >= 60 and copies.status == "failed"
+    assert all(one.row > len(fresh) for one in copies.findings if one.message.startswith("the same text"))
+    assert all(check.status != "skipped" for check in audit.checks if check.name in ("poisoning", "labels"))
