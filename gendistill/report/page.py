@@ -25,6 +25,7 @@ from gendistill.report.text import script_json, shown, visible
 
 NAME_CHARS = 80  # of a class, a set, a model
 LINE_CHARS = 300  # of an example, a reason, a text on the map
+SENTENCE_CHARS = 1_000  # of what a check says
 TEXT_CHARS = 4_000  # of a chosen or real text in the list, at most
 LEAST_CHARS = 200  # ... and at least, however many there are
 ALL_CHARS = 5_000_000  # of the texts in the list together, where that leaves them LEAST_CHARS
@@ -67,7 +68,7 @@ def report_html(data: ReportData) -> str:
         loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"name": _name, "line": _line, "visible": visible, "parts": _joined}
+    environment.filters |= {"name": _name, "line": _line, "sentence": _sentence, "visible": visible, "parts": _joined}
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
     limit = text_limit(data)
     return environment.get_template("page.html.j2").render(
@@ -110,6 +111,10 @@ def _name(text: str) -> str:
 
 def _line(text: str) -> str:
     return shown(text, LINE_CHARS)
+
+
+def _sentence(text: str) -> str:
+    return shown(text, SENTENCE_CHARS)
 
 
 def _joined(parts: Parts) -> str:
