@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 
-# Controls but tab and line feed; half characters; marks that turn the direction of what follows or cannot be seen.
-_HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
+# Control characters but tab and line feed, direction marks and overrides (Trojan Source: Boucher and Anderson, 2021),
+# zero-width ones that join no letters, line and paragraph separators, tags, and halves of surrogate pairs.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e007f]"
 )
 
 
 def visible(text: str) -> str:
-    """The text with every such character as its escape, such as ``\\u202e``.
+    """The text with what cannot be seen, or changes how the rest is seen, written as its escape (``\\u202e``)."""
+    return _UNSEEN.sub(_escape, text.replace("\r\n", "\n"))
 
-    Against Trojan Source (Boucher and Anderson, 2021) and terminal escapes. Joiners (U+200C, U+200D) are
-    written out too, though some scripts need them: this is for looking at, never for what is kept.
-    """
-    return _HIDDEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text.replace("\r\n", "\n"))
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

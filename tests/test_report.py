@@ -23,7 +23,8 @@ from gendistill.report.charts import Line, line_plot, ticks
 from gendistill.report.data import NOT_JOURNALLED
 from gendistill.report.map import main_axes, nearest, sampled
 from gendistill.report.page import TEXT_CHARS
-from gendistill.report.text import script_json, shown, visible
+from gendistill.report.text import script_json, shown
+from gendistill.visible import visible
 
 NAMES = ("sport", "music", "food")
 

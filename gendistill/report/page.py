@@ -21,7 +21,8 @@ from markupsafe import Markup
 
 from gendistill.report.charts import DotRow, Line, dot_plot, line_plot, share_bar
 from gendistill.report.data import Chosen, Measured, Parts, ReportData, RoundData, config_yaml
-from gendistill.report.text import script_json, shown, visible
+from gendistill.report.text import script_json, shown
+from gendistill.visible import visible
 
 NAME_CHARS = 80  # of a class, a set, a model
 LINE_CHARS = 300  # of an example, a reason, a text on the map
