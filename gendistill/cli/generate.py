@@ -157,4 +157,6 @@ def _tell(console: Console, config: Config, result: Distilled) -> None:
             shown = "\n    ".join(filter(None, fields_of(row)))
             tell(console, f"  - {shown}")
     tell(console, f"\n{len(result.rows)} texts in {result.path}, dataset card in {config.out}/README.md")
+    audit = f", audit in {config.out}/audit.json" if config.audit.enabled else ""
+    tell(console, f"report in {config.out}/report.html{audit}")
     tell(console, f"next: gendistill export {result.path} --format openai -o train.jsonl")
