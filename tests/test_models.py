@@ -81,7 +81,9 @@ def gguf_package(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, *, da
     monkeypatch.syspath_prepend(str(folder))
     importlib.invalidate_caches()
     packages = (f"{name}_part0", f"{name}_part1")
-    monkeypatch.setitem(BUILTIN, name, Builtin("tiny", packages, ("data", "data"), "pip install tiny", digest))
+    monkeypatch.setitem(
+        BUILTIN, name, Builtin("tiny", "Apache-2.0", packages, ("data", "data"), "pip install tiny", digest)
+    )
 
 
 def test_a_builtin_gguf_model_is_converted_once(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +139,9 @@ def test_names_that_cannot_be() -> None:
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(BUILTIN, "gone", Builtin("x", ("no_such_package_at_all",), ("model",), "pip install 'it'"))
+    monkeypatch.setitem(
+        BUILTIN, "gone", Builtin("x", "Apache-2.0", ("no_such_package_at_all",), ("model",), "pip install 'it'")
+    )
     with pytest.raises(MissingExtraError, match="pip install 'it'"):
         resolve("builtin:gone")
     assert not models.installed("gone")
