@@ -19,6 +19,7 @@ import numpy.typing as npt
 from gendistill.audit import intervals
 from gendistill.audit.material import FloatArray, Material, counted, plain
 from gendistill.audit.result import Check, Finding, Level, Number, Status
+from gendistill.config import AuditConfig
 
 NAME, TITLE = "poisoning", "Signs of poisoning"
 RIDGE = 0.3  # as the meta-model's
@@ -54,13 +55,13 @@ class Trigger(Suspect):
     mislabelled: float  # share of its texts that the second teacher labels otherwise
     flips: float  # share of real texts of other labels that it turns to its own
 
-    def level(self, others: npt.NDArray[np.bool_], least_flips: float) -> Level | None:
+    def level(self, others: npt.NDArray[np.bool_], config: AuditConfig) -> Level | None:
         """:param others: of other texts of the label, real ones too: does the second teacher label them otherwise?"""
         wrong = round(self.mislabelled * len(self.rows))
         p_value = intervals.rates_differ(wrong, len(self.rows), int(others.sum()), len(others))
-        if self.mislabelled >= MISLABELLED and p_value < UNUSUAL:
+        if wrong >= config.trigger_rows and self.mislabelled >= MISLABELLED and p_value < UNUSUAL:
             return "error"
-        return "warning" if self.flips >= least_flips and self.real_share <= RARE else None
+        return "warning" if self.flips >= config.trigger_flips and self.real_share <= RARE else None
 
 
 def check(material: Material) -> Check:
@@ -193,7 +194,7 @@ def find_triggers(material: Material, labels: npt.NDArray[np.int64]) -> list[tup
             mislabelled=float(wrong[rows].mean()),
             flips=probe.flips(texts, " ".join(suspect.words), label),
         )
-        level = trigger.level(usual, material.config.trigger_flips)
+        level = trigger.level(usual, material.config)
         if level is not None:
             found.append((trigger, level))
             covered |= set(rows)
