@@ -19,7 +19,6 @@ import resource
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -143,17 +142,11 @@ def mixture(seed: int) -> tuple[Tensor, ObjectiveInputs]:
     return centres, ObjectiveInputs(none, real_labels, [], [], torch.empty(0, DIMS), real, CLASSES, ridge=RIDGE)
 
 
-@dataclass(frozen=True)
 class Made:
     """A shard that is made whenever it is read."""
 
-    number: int
-    count: int
-    seed: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.number:06d}"
+    def __init__(self, number: int, count: int, seed: int) -> None:
+        self.name, self.number, self.count, self.seed = f"{number:06d}", number, count, seed
 
     def read(self) -> ShardRows:
         centres, _ = mixture(self.seed)

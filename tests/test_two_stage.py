@@ -75,19 +75,17 @@ def cut(rows: ShardRows, parts: list[torch.Tensor]) -> list[Held]:
 def shardings(rows: ShardRows, seed: int) -> dict[str, list[torch.Tensor]]:
     """Ways to part rows, at random and against the choice."""
     count = len(rows.labels)
+    large = count * 3 // 4
     mixed = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return {
-        "3 at random": list(mixed.chunk(3)),
         "12 at random": list(mixed.chunk(12)),
         "a class each": [torch.nonzero(rows.labels == c).flatten() for c in range(CLASSES)],
-        "sorted by a direction": list(rows.embeddings[:, 0].argsort().chunk(6)),
         "sorted by class and place": list((rows.labels * 10 + rows.embeddings[:, 1]).argsort().chunk(6)),
-        "one large, many small": [mixed[:15_000], *mixed[15_000:].chunk(8)],
+        "one large, many small": [mixed[:large], *mixed[large:].chunk(5)],
     }
 
 
-@pytest.mark.parametrize("shift", [0.0, 1.0])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("seed", "shift"), [(0, 0.0), (1, 1.0), (2, 0.0), (3, 1.0)])
 def test_of_20000_candidates_the_loss_is_within_one_percent_of_one_stage(seed: int, shift: float) -> None:
     rows, real = clustered(20_000, seed, shift=shift)
     plan = Plan([10] * CLASSES, META, factor=16)
@@ -146,7 +144,7 @@ def test_a_settled_choice_is_a_local_optimum_over_all_shards() -> None:
 
 def test_copies_in_every_shard_are_no_trouble() -> None:
     rows, real = clustered(2000, seed=7)
-    plan = Plan([10] * CLASSES, META)
+    plan = Plan([10] * CLASSES, META, factor=8)
     reference = one_stage(rows, real, plan).loss
     copies = [Held(f"copy {i}", rows) for i in range(5)]
     assert two_stage(copies, real, plan).loss <= 1.01 * reference
@@ -158,7 +156,7 @@ def test_copies_in_every_shard_are_no_trouble() -> None:
 @pytest.mark.parametrize("seed", range(2))
 def test_the_least_distance_is_kept_at_little_loss(seed: int) -> None:
     rows, real = clustered(20_000, seed)
-    plan = Plan([10] * CLASSES, META, min_distance=0.3)
+    plan = Plan([10] * CLASSES, META, factor=16, min_distance=0.3)
     reference = one_stage(rows, real, plan)
     for name in ("12 at random", "a class each"):
         result = two_stage(cut(rows, shardings(rows, seed)[name]), real, plan)
@@ -172,7 +170,7 @@ def test_the_least_distance_is_kept_at_little_loss(seed: int) -> None:
 def test_neither_the_order_of_shards_nor_the_process_changes_the_choice() -> None:
     rows, real = clustered(4000, seed=8)
     plan = Plan([5] * CLASSES, META, factor=4, rounds=2)
-    shards = cut(rows, shardings(rows, 8)["3 at random"])
+    shards = cut(rows, shardings(rows, 8)["one large, many small"])
     expected = two_stage(shards, real, plan)
     assert expected.proposed < 400
 
@@ -191,7 +189,7 @@ def test_neither_the_order_of_shards_nor_the_process_changes_the_choice() -> Non
 def test_the_stages_can_be_mapped_and_reduced_elsewhere() -> None:
     rows, real = clustered(3000, seed=9)
     plan = Plan([5] * CLASSES, META, factor=4, rounds=1)
-    shards = cut(rows, shardings(rows, 9)["3 at random"])
+    shards = cut(rows, shardings(rows, 9)["one large, many small"])
     reference = first_reference(real, plan)
     assert torch.bincount(reference.labels).tolist() == [5] * CLASSES
     sent = [pickle.loads(pickle.dumps((shard, real, reference, plan))) for shard in shards]

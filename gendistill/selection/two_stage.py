@@ -50,7 +50,7 @@ class Plan:
     budgets: Sequence[int]  # of each class
     weights: Mapping[str, float]  # of the objectives
     rule: Literal["exchange", "greedy"] = "exchange"  # of the first round; later ones go by exchange
-    factor: int = 32  # a shard proposes up to so many times the budget of each class
+    factor: int = 64  # a shard proposes up to so many times the budget of each class
     rounds: int = 4  # how often every shard is read, at most; from the second on it is told the choice so far
     worth: float = 0.005  # a round that lowers the loss by a smaller share of it is the last
     swap_passes: int = 3
