@@ -288,6 +288,9 @@ def _propose_exchanges(
 ) -> None:
     """Mark the best ``each`` candidates for every place of the reference, which are the rows from ``count`` on."""
     reference = list(range(count, len(labels)))
+    for end in range(LOOK_AHEAD, len(reference) + 1, LOOK_AHEAD):
+        # Leads objectives that go on from the set asked for last to the reference, with all classes at once
+        objective.gains(reference[:end])
     for label in classes:
         rows = torch.nonzero(labels == label).flatten()
         own = rows[rows < count]
