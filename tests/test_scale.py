@@ -70,6 +70,15 @@ def test_some_of_the_candidates_are_an_objective_of_their_own():
     torch.testing.assert_close(part.gains([0, 5]), objective.gains(rows[[0, 5]].tolist(), rows), rtol=0, atol=1e-12)
 
 
+def test_in_two_stages_the_script_chooses_from_the_same_rows_as_in_one():
+    plan = script.Plan([5] * script.CLASSES, {"meta_model": 1.0}, factor=8, rounds=2)
+    one = script.measure_one_stage(2500, plan, shard_rows=1000, seed=0)
+    two = script.measure_two_stage(2500, plan, 1000, 1, seed=0)
+    assert len(two["history"]) == 2 and two["proposed"] < 1000
+    assert abs(two["loss"] - two["history"][-1]) < 1e-9
+    assert 0.9 < two["loss"] / one["loss"] < 1.02
+
+
 def test_threads_share_the_rows_and_change_no_bit():
     generator = torch.Generator().manual_seed(0)
     features, matrix = torch.randn(50_000, 8, generator=generator), torch.randn(3, 9, generator=generator).double()

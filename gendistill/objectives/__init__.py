@@ -45,10 +45,14 @@ class ObjectiveInputs:
     segments: tuple[Segment, ...] = ()  # one between each two neighbouring checkpoints, for the trajectory family
     others: tuple[ObjectiveInputs, ...] = ()  # what further students see of the same candidates and the same real rows
 
-    @cached_property  # asked for with every probe, and a copy is checked anew
+    @property
     def students(self) -> tuple[ObjectiveInputs, ...]:
         """One a student, this one first."""
-        return (replace(self, others=()), *self.others) if self.others else (self,)
+        return self._students if self.others else (self,)
+
+    @cached_property  # asked for with every probe, and a copy is checked anew; itself it must not keep, to be freed
+    def _students(self) -> tuple[ObjectiveInputs, ...]:
+        return (replace(self, others=()), *self.others)
 
     @property
     def feature_labels(self) -> Tensor:
