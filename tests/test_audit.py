@@ -208,7 +208,7 @@ def test_wrong_labels_are_seen_by_a_second_teacher(real: RealData) -> None:
 def test_the_second_teacher_is_of_another_kind_than_the_student(real: RealData) -> None:
     config = Config(audit=AuditConfig(checks=["labels"]), student={"model": "tfidf"})
     (check,) = audit_rows(written(CLEAN), real, config, embed=embed).checks
-    assert check.summary.startswith("a probe on embeddings") and check.figures["agreement"] > 0.5
+    assert check.summary.startswith("A probe on embeddings") and check.figures["agreement"] > 0.5
 
 
 # -- offence and balance ----------------------------------------------------------------------------------------------

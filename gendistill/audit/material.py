@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from gendistill.audit.masking import Masker
 
-TFIDF, PROBE = "a TF-IDF classifier trained on real rows", "a probe on embeddings of real rows"
+TFIDF, PROBE = "A TF-IDF classifier trained on real rows", "A probe on embeddings of real rows"
 Embed = Callable[[str, Sequence[Example]], "Tensor"]  # name and rows -> (n, d) float32, rows of length 1
 FloatArray = npt.NDArray[np.float32]
 

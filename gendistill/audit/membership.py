@@ -55,7 +55,7 @@ def check(material: Material) -> Check:
         "nearest_p_value": p_value,
     }
     told = (
-        f"training rows are told from held-out ones with an AUC of {whole.value:.3f} (95 %: {whole.low:.3f} to "
+        f"Training rows are told from held-out ones with an AUC of {whole.value:.3f} (95 %: {whole.low:.3f} to "
         f"{whole.high:.3f}; 0.5 is chance); of the {counted(top, 'real row')} most like the set {among} are training "
         f"rows, where {expected:.1f} are expected (p = {p_value:.2g})"
     )
