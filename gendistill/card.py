@@ -50,7 +50,7 @@ def run_card(
         **({"labels": _soft(config)} if config.selection.labels == "soft" else {}),
         "seed": config.seed,
     }
-    test_rows = min(len(real.test), config.evaluate.max_test_rows)
+    test_rows = config.evaluate.test_size(len(real.test))
     said = config.card
     source_terms = said.source_terms or "not given by who made this set; look them up where the data come from"
     generator_terms = said.generator_terms or model_terms(config.generator.model)

@@ -12,7 +12,7 @@ from typing import Any
 from scipy.stats import norm
 
 from gendistill.finished import Finished
-from gendistill.store import differing_keys
+from gendistill.store import differing_keys, value_at
 
 QUIET = ("out",)  # differs between any two runs
 
@@ -40,7 +40,7 @@ def differences(a: Finished, b: Finished) -> dict[str, list[Line]]:
 
 def _configuration(a: Finished, b: Finished) -> list[Line]:
     keys = [key for key in differing_keys(a.config, b.config) if key not in QUIET]
-    return [Line(key, _shown(_at(a.config, key)), _shown(_at(b.config, key))) for key in keys]
+    return [Line(key, _shown(value_at(a.config, key)), _shown(value_at(b.config, key))) for key in keys]
 
 
 def _data(a: Finished, b: Finished) -> list[Line]:
@@ -122,12 +122,6 @@ def _lead(a: list[float], b: list[float], unit: float) -> str:
 
 def _group(row: Mapping[str, Any]) -> str:
     return str(row.get("cluster_name", row.get("label_name")))
-
-
-def _at(values: Mapping[str, Any], dotted: str) -> Any:
-    for key in dotted.split("."):
-        values = values.get(key, {}) if isinstance(values, dict) else {}
-    return values if values != {} else None
 
 
 def _shown(value: Any) -> str:

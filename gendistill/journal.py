@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from gendistill.errors import RunError
-from gendistill.store import SCHEMA_VERSION
 
+SCHEMA_VERSION = 1
 _IN_ORDER = "FROM candidates c JOIN requests r ON r.id = c.request_id"
 _ORDER = "ORDER BY r.round, r.position, c.position"
 _AT_ONCE = 500  # values of a query
@@ -28,7 +28,10 @@ class Row(NamedTuple):
 
 
 class Journal:
-    """Use ``open_journal``. Lists are in the order that requests were planned in, whatever order replies came in."""
+    """Queries that change nothing, over any connection; ``open_journal`` opens that of a run.
+
+    Lists are in the order that requests were planned in, whatever order replies came in.
+    """
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db

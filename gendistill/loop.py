@@ -212,7 +212,7 @@ class _Run:
         rows = self._rows(selection, choice.objective, soft)
         self.store.write("distilled.jsonl", "".join(json_line(row) for row in rows))
         table = self._measure([self.pool.examples[i] for i in selection.chosen], soft, reference)
-        self.store.write(RESULTS, results_json(table, min(len(self.real.test), self.config.evaluate.max_test_rows)))
+        self.store.write(RESULTS, results_json(table, self.config.evaluate.test_size(len(self.real.test))))
         audit = self._audit(rows)
         result = Distilled(
             out=self.config.out,

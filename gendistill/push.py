@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 from gendistill.errors import DataError, RunError
-from gendistill.finished import AUDIT
+from gendistill.finished import AUDIT, RESULTS
 
-FILES = ("README.md", "distilled.jsonl", "results.json", "privacy.json")  # those that are sent as they are
+FILES = ("README.md", "distilled.jsonl", RESULTS, "privacy.json")  # those that are sent as they are
 # What stays where it is: the journal, the features and the report hold real rows, or stand for them.
 KEPT_BACK = ("run.db", "features", "report.html", "adapter")
 LOCAL = (("data", ("dataset", "test", "label_file", "target")), ("generator", ("model", "template", "adapter")))

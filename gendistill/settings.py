@@ -375,6 +375,10 @@ class EvaluateConfig(Section):
     )
     max_test_rows: int = Field(400, ge=10, description="seeded, stratified sample of the test split when it is larger")
 
+    def test_size(self, rows: int) -> int:
+        """How many of so many test rows students are scored on."""
+        return min(rows, self.max_test_rows)
+
 
 class AuditConfig(Section):
     """What is looked for in a set before it leaves the building (docs/audit.md). It changes nothing in the set."""

@@ -25,10 +25,10 @@ from gendistill.errors import RunError
 from gendistill.examples import Candidate, Example, content_hash
 from gendistill.folder_store import FolderStore, storage_errors
 from gendistill.generators.base import Reply, Request
+from gendistill.journal import SCHEMA_VERSION, Journal
 
 Resume = Literal["never", "always", "if-possible"]
 
-SCHEMA_VERSION = 1
 # Keys that a resumed run may change: they touch neither what is asked for nor what is chosen.
 FREE_KEYS = (
     "out",
@@ -159,7 +159,9 @@ class Store(FolderStore):
                     self.drop_folder(name)
                 (self.folder / "features").mkdir()
             elif differences:
-                told = "; ".join(f"{key} was {_at(present, key)!r}, is {_at(values, key)!r}" for key in differences[:3])
+                told = "; ".join(
+                    f"{key} was {value_at(present, key)!r}, is {value_at(values, key)!r}" for key in differences[:3]
+                )
                 more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
                 raise RunError(
                     f"{self.folder}: holds a run with another configuration ({told}{more}); choose another --out"
@@ -169,8 +171,7 @@ class Store(FolderStore):
     # -- meta -----------------------------------------------------------------------------------------------------
 
     def meta(self, key: str) -> Any:
-        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return None if row is None else json.loads(row[0])
+        return Journal(self._db).meta(key)
 
     def _set_meta(self, key: str, value: Any) -> None:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value, ensure_ascii=False)))
@@ -256,8 +257,7 @@ class Store(FolderStore):
 
     def tokens(self) -> tuple[int, int]:
         """Prompt and completion tokens over all replies."""
-        row = self._db.execute("SELECT SUM(prompt_tokens), SUM(completion_tokens) FROM replies").fetchone()
-        return row[0] or 0, row[1] or 0
+        return Journal(self._db).tokens()
 
     # -- candidates, rounds, evaluations --------------------------------------------------------------------------
 
@@ -302,8 +302,7 @@ class Store(FolderStore):
             self._db.executemany("INSERT INTO choices VALUES (?, ?, ?)", [(round, i, c) for i, c in enumerate(chosen)])
 
     def rounds(self) -> list[tuple[int, float | None, dict[str, Any]]]:
-        rows = self._db.execute("SELECT round, loss, result FROM rounds ORDER BY round")
-        return [(round, loss, json.loads(result)) for round, loss, result in rows]
+        return Journal(self._db).rounds()
 
     def evaluation(self, method: str, seed: int, key: str) -> dict[str, Any] | None:
         row = self._db.execute(
@@ -373,7 +372,8 @@ def with_defaults(values: dict[str, Any]) -> dict[str, Any]:
     return filled
 
 
-def _at(values: dict[str, Any], dotted: str) -> Any:
+def value_at(values: dict[str, Any], dotted: str) -> Any:
+    """The value under a name as ``differing_keys`` gives it."""
     section, _, key = dotted.partition(".")
     return values.get(section, {}).get(key) if key else values.get(section)
 

@@ -11,10 +11,10 @@ import torch
 from gendistill.config import StudentConfig
 from gendistill.evaluate import stratified_sample
 from gendistill.examples import Example
+from gendistill.students.encoder import FEATURE_SCALE
 from gendistill.students.linear import TfidfStudent
 from gendistill.students.probe import fit_probe
 
-EMBEDDING_SCALE = 10.0  # as the encoder student's head reads them
 Probabilities = npt.NDArray[np.float32]
 
 
@@ -36,9 +36,9 @@ def probe_opinion(
 ) -> list[Probabilities]:
     """(n, C) of each group of embeddings, by a logistic probe on those of at most ``limit`` real rows."""
     step = -(-len(labels) // limit)
-    hidden = torch.from_numpy(embeddings[::step]) * EMBEDDING_SCALE
+    hidden = torch.from_numpy(embeddings[::step]) * FEATURE_SCALE
     weight, bias = fit_probe(hidden, torch.tensor(list(labels[::step])), num_classes)
     return [
-        torch.nn.functional.linear(torch.from_numpy(rows) * EMBEDDING_SCALE, weight, bias).softmax(-1).numpy()
+        torch.nn.functional.linear(torch.from_numpy(rows) * FEATURE_SCALE, weight, bias).softmax(-1).numpy()
         for rows in asked
     ]

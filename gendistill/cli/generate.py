@@ -147,7 +147,7 @@ def _tell(console: Console, config: Config, result: Distilled) -> None:
     console.print()
     tell(console, f"turned away: {result.filters.summary() or 'nothing'}")
     if result.table:
-        test_size = min(len(result.real.test), config.evaluate.max_test_rows)
+        test_size = config.evaluate.test_size(len(result.real.test))
         console.print(results_table(result.table, test_size))
     key = "cluster_name" if "messages" in result.rows[0] else "label_name"
     first = result.rows[0][key]

@@ -22,6 +22,7 @@ def push(
     from rich.table import Table
 
     from gendistill.cli.terminal import tell
+    from gendistill.finished import AUDIT
     from gendistill.push import KEPT_BACK, check_name, failed_checks, outgoing
     from gendistill.push import push as push_files
 
@@ -45,7 +46,7 @@ def push(
         return
     if failed and not despite_audit:
         raise RunError(f"{run}: the audit failed: {', '.join(failed)}; see audit.json, or add --despite-audit")
-    if not (run / "audit.json").is_file():
+    if not (run / AUDIT).is_file():
         console.print("this run was not audited", markup=False)
     address = push_files(files, repo, private=not public)
     tell(console, f"sent: {address}")

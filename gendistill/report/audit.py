@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gendistill.finished import AUDIT
+
 STATUSES = ("passed", "failed", "noted", "skipped")
 
 
@@ -40,7 +42,7 @@ def read_audit(run: Path) -> Audit | None:
 
     :raises ValueError: a file that is no audit.
     """
-    path = run / "audit.json"
+    path = run / AUDIT
     if not path.is_file():
         return None
     try:

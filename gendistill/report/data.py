@@ -197,7 +197,7 @@ def read_report(run: Path, real: RealData | None = None) -> ReportData:
             rows=chosen,
             real_texts={place: _parts_of(row.fields) for place in shown if (row := known[place]) is not None},
             real_rows=None if data is None else len(data.train),
-            test_rows=None if data is None else min(len(data.test), config.evaluate.max_test_rows),
+            test_rows=None if data is None else config.evaluate.test_size(len(data.test)),
             measured=measured,
             teacher_accuracy=journal.meta("teacher dev accuracy"),
             rounds=rounds,
