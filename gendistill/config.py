@@ -19,6 +19,7 @@ from gendistill.settings import (
     AuditConfig,
     CardConfig,
     DataConfig,
+    EngineConfig,
     EvaluateConfig,
     FilterConfig,
     GeneratorConfig,
@@ -42,6 +43,7 @@ __all__ = [
     "CardConfig",
     "Config",
     "DataConfig",
+    "EngineConfig",
     "EvaluateConfig",
     "FilterConfig",
     "GeneratorConfig",
@@ -91,6 +93,7 @@ class Config(Section):
     card: CardConfig = Field(default_factory=CardConfig)
     privacy: PrivacyConfig = Field(default_factory=PrivacyConfig)
     audit: AuditConfig = Field(default_factory=AuditConfig)
+    engine: EngineConfig = Field(default_factory=EngineConfig)
 
     def __init__(self, **values: Any) -> None:
         if "dataset" in values:

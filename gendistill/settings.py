@@ -246,6 +246,27 @@ class GeneratorConfig(Section):
         return self
 
 
+class EngineConfig(Section):
+    """What carries the work (docs/scaling.md): this process, or a Ray cluster. Both choose the same from the same
+    replies, unless more candidates pass than ``held_rows``."""
+
+    kind: Literal["local", "ray"] = "local"
+    address: str | None = Field(
+        None, description="of a Ray cluster; absent: $RAY_ADDRESS, or a cluster of this machine alone"
+    )
+    storage: str | None = Field(
+        None,
+        description="where candidates and features lie: a folder that every node sees, s3:// or gs://; absent: shards/ "
+        "in the run directory",
+    )
+    shard_rows: int = Field(1024, ge=1, description="requests whose texts one Parquet file holds")
+    held_rows: int = Field(
+        1_000_000, ge=1, description="candidates that are chosen from at once; of more, each shard proposes some"
+    )
+    writers: int | None = Field(None, ge=1, description="generators at once; absent: one a GPU, or 2 that ask servers")
+    scorers: int | None = Field(None, ge=1, description="students at once; absent: one a GPU or core")
+
+
 DELTA = 1e-6
 
 
