@@ -136,9 +136,22 @@ def text_key(text: str) -> str:
     return _key(text, fold(text))
 
 
+def key_hashes(texts: Sequence[str]) -> HashArray:
+    """(n,) uint64, equal for two texts of one key, in any process."""
+    return _hashes([text_key(text) for text in texts])
+
+
 def _hashes(strings: Sequence[str]) -> HashArray:
-    # Python's str hash changes from process to process, which is harmless: the index lives and dies with the process.
-    return np.fromiter(map(hash, strings), dtype=np.int64, count=len(strings)).view(np.uint64)
+    """(n,) uint64, the same in every process: a filter may be sent to another one, which Python's own hash forbids."""
+    from pandas.util import hash_array
+
+    values = np.empty(len(strings), dtype=object)
+    values[:] = strings
+    try:
+        return hash_array(values, categorize=False)
+    except UnicodeEncodeError:  # half a character, from a broken escape
+        values[:] = [text.encode("utf-8", "surrogatepass").decode("utf-8", "replace") for text in strings]
+        return hash_array(values, categorize=False)
 
 
 def _ngram_hashes(rows: Sequence[Sequence[str]], n: int) -> HashArray:
@@ -398,6 +411,8 @@ def feature_filter(
     probabilities: FloatArray | None,
     kept_embeddings: FloatArray | None = None,
     label_names: Sequence[str] | None = None,
+    *,
+    near_duplicates: bool = True,
 ) -> FeatureVerdict:
     """Turn away near copies of real rows, wrong labels by the teacher, and near duplicates, in this order.
 
@@ -408,6 +423,7 @@ def feature_filter(
     :param probabilities: (n, C), the teacher's; None where there are no labels to be right about.
     :param kept_embeddings: (k, d) of candidates that passed in earlier rounds.
     :param label_names: C names, for the reasons.
+    :param near_duplicates: False leaves these in, for who sees a part of the candidates only.
     """
     count = len(texts)
     similarity = np.full(count, -1.0, dtype=np.float32)
@@ -429,7 +445,7 @@ def feature_filter(
                 "wrong_label", _label_reason(config, label, probabilities[index], label_names)
             )
 
-    candidates = [index for index in range(count) if rejections[index] is None]
+    candidates = [index for index in range(count) if rejections[index] is None and near_duplicates]
     before = _contiguous(kept_embeddings) if kept_embeddings is not None else queries[:0]
     for position, (earlier, cosine) in _near_duplicates(queries[candidates], before, config.near_duplicate).items():
         what = "a candidate of an earlier round" if earlier < 0 else _quote(texts[candidates[earlier]])

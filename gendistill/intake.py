@@ -109,16 +109,25 @@ class Intake:
             reader.close()
 
     def _take(self, pairs: Iterator[tuple[Planned, Reply]]) -> None:
-        for p, reply in ((p, self.whole(reply)) for p, reply in pairs):
-            for position, (fields, ended) in enumerate(parse(self.task, reply, self.chat)):
-                example = Example(fields, p.label)
-                candidate = Candidate(
-                    example, reply.request_id, position, self.round, self.generator_name, p.template, p.parents
-                )
-                if reply.error is not None:
-                    verdict: Rejection | None = Rejection("generation_error", reply.error)
-                else:
-                    verdict = self.text_filter.check(example, ended)
-                self.judged.append((candidate, verdict))
-                if verdict is None:
-                    self._passed.append(example)
+        for p, reply in pairs:
+            came = texts_of(
+                p, self.whole(reply), self.task, self.chat, self.text_filter, self.round, self.generator_name
+            )
+            self.judged += came
+            self._passed += [candidate.example for candidate, verdict in came if verdict is None]
+
+
+def texts_of(
+    p: Planned, reply: Reply, task: Task, chat: bool, text_filter: TextFilter, round: int, generator_name: str
+) -> list[Judged]:
+    """The candidates of a reply, with what the filters on text say of each."""
+    found: list[Judged] = []
+    for position, (fields, ended) in enumerate(parse(task, reply, chat)):
+        example = Example(fields, p.label)
+        candidate = Candidate(example, p.request.id, position, round, generator_name, p.template, p.parents)
+        if reply.error is not None:
+            verdict: Rejection | None = Rejection("generation_error", reply.error)
+        else:
+            verdict = text_filter.check(example, ended)
+        found.append((candidate, verdict))
+    return found

@@ -22,24 +22,26 @@ from gendistill.choosing import Choice, check_names, choose, gains_within, held_
 from gendistill.chosen import chosen_row
 from gendistill.clusters import class_clusters, nearest_classes
 from gendistill.compare import measure, results_json
-from gendistill.config import Config, TuneConfig
+from gendistill.config import Config
 from gendistill.curve import curve
 from gendistill.data import RealData
 from gendistill.data.export import json_line
+from gendistill.engines.open import engine_of, storage_of
+from gendistill.engines.runner import Runner
+from gendistill.engines.sharded import ShardedGathering, claim
 from gendistill.errors import ConfigError, DataError, GenerationError
 from gendistill.evaluate import Measured, stratified_sample
 from gendistill.evaluate_answers import MeasuredAnswers
-from gendistill.examples import Example, by_class
+from gendistill.examples import Example
 from gendistill.filters import FilterReport, TextFilter
 from gendistill.finished import AUDIT, RESULTS
 from gendistill.further import FurtherStudent, file_name, further_students, with_further
-from gendistill.generators import Generator, arrivals, build_generator, loading_line
-from gendistill.generators.meter import Meter
+from gendistill.gathering import Gathering
+from gendistill.generators import Generator, build_generator, loading_line
 from gendistill.inputs import RealSide, objective_inputs, real_side
-from gendistill.intake import Intake
 from gendistill.objectives import Objective
-from gendistill.planning import Chosen, Reference, plan_lessons, plan_round, requests_per_class, token_budget
-from gendistill.pool import GarbageWatch, Pool, judge
+from gendistill.planning import Chosen, Reference, requests_per_class, token_budget
+from gendistill.pool import Pool
 from gendistill.prepare import prepare
 from gendistill.privacy import PrivateSide, check_private
 from gendistill.progress import Reporter, Silent
@@ -47,15 +49,13 @@ from gendistill.prompts import load_template
 from gendistill.report import write_report
 from gendistill.selection import Selection
 from gendistill.soft_labels import soften
-from gendistill.store import Judged, Planned, Resume, Store, fingerprint
+from gendistill.store import Resume, Store, fingerprint, identity
 from gendistill.tasks import TextClassification, task_of
 from gendistill.teacher import FOLDER
 
-ADAPTER = "adapter"  # folder of a tuned generator's
 MANY_CLASSES = 12  # more than a prompt names
 RELATED_CLASSES = 6  # that it names then: those most like the one to write for
 SHORTEST = 4  # tokens of a budget for each word that a text must have at least
-JSON_TOKENS = 24  # that a text takes more of inside an object, escapes included
 MAX_TOP_UPS = 2  # extra rounds for classes whose pool is smaller than the budget
 
 
@@ -113,25 +113,31 @@ def distill(
         check_private(config)
     if config.generator.template is not None:
         load_template(config.generator.template)
-    with Store(config.out, config, resume) as store:
-        return _Run(config, store, reporter or Silent(), generator).go()
+    with engine_of(config) as runner, Store(config.out, config, resume) as store:
+        return _Run(config, store, reporter or Silent(), generator, runner).go()
 
 
 class _Run:
     """The values that the steps of one run share."""
 
-    def __init__(self, config: Config, store: Store, reporter: Reporter, generator: Generator | None) -> None:
-        self.config, self.store, self.reporter = config, store, reporter
+    def __init__(
+        self, config: Config, store: Store, reporter: Reporter, generator: Generator | None, runner: Runner | None
+    ) -> None:
+        self.config, self.store, self.reporter, self.runner = config, store, reporter, runner
+        storage = None if runner is None else storage_of(config)
         if generator is not None and config.generator.tune.steps:
             raise ConfigError("generator.tune: a generator of your own is tuned by you; set generator.tune.steps to 0")
         self.generator = generator or build_generator(config.generator)  # it loads nothing yet
+        self.given = generator is not None
         self.prepared = prepare(config, store, reporter)
         self.real, self.task, self.teacher = self.prepared.real, self.prepared.task, self.prepared.teacher
         self.num_classes = len(self.real.label_names)
         if not config.private:
             self._say_small_classes()
         parts = (self.real.train, self.real.dev, self.real.test, self.real.target)
-        store.remember("real data", fingerprint([row for part in parts for row in part]))
+        data = fingerprint([row for part in parts for row in part])
+        store.remember("real data", data)
+        self.storage = None if storage is None else claim(storage, identity(config, data))
         # Whether it chats is asked of the store first: only the generator itself, loaded, can tell otherwise.
         known = store.meta("generator")
         if not known:
@@ -140,7 +146,6 @@ class _Run:
         if config.generator.tune.steps:
             self.generator.name += ", tuned on the real rows"
         store.remember("generator", {"name": self.generator.name, "chat": self.chat})
-        self.report = FilterReport()
         self.private = PrivateSide(config, self.prepared, store, reporter) if config.private else None
         if self.private:
             self.teacher, self.text_filter = self.private.teacher, self.private.text_filter
@@ -156,33 +161,27 @@ class _Run:
                 f"texts of {self.budget.tokens} tokens, fewer than the real ones take: prompts show beginnings of real "
                 "texts, and what is stopped at the limit keeps its whole sentences"
             )
-        self.pool = Pool()
-        self.others: list[FurtherStudent] = []
-        self.asked = [0] * self.num_classes
-        self.tuned = False
 
     def go(self) -> Distilled:
         real = self.private.real if self.private else real_side(self.config, self.real, self.teacher)
         reference = self._reference(real)
-        self.others = further_students(self.config, real, self.real.train, self.real.dev, self.store, self.reporter)
+        others = further_students(self.config, real, self.real.train, self.real.dev, self.store, self.reporter)
         dev: list[Tensor] = []
         if not self.private:
-            dev = [self.teacher.embeddings("dev", self.real.dev), *(other.dev for other in self.others)]
+            dev = [self.teacher.embeddings("dev", self.real.dev), *(other.dev for other in others)]
+        self.gathering = gathering = self._gathering(real, reference, others)
         teacher_accuracy = self._teacher_accuracy()
         rounds: list[Round] = []
         choice: Choice | None = None
         for number in range(1, self.config.rounds + MAX_TOP_UPS + 1):
-            counts = requests_per_class(self.config, number, real.budgets, self._kept_per_class(), self.asked)
+            counts = requests_per_class(self.config, number, real.budgets, gathering.kept_per_class(), gathering.asked)
             if not any(counts):
                 break
-            chosen = self._chosen(choice)
-            planned = self._plan(number, counts, reference, chosen)
-            intake = self._generate(number, planned, reference)
-            kept, replies = self._judge(intake, reference)
+            came = gathering.round(number, counts, self._chosen(choice))
             self._must_have_every_class(number)
             inputs = objective_inputs(self.config, real, self.pool.labels, self.pool.embeddings, self.pool.features)
             if self.pool.candidates:
-                inputs = with_further(inputs, self.others)
+                inputs = with_further(inputs, gathering.others)
             with self.reporter.track(f"choose {number}", 1) as advance:
                 held = (
                     self.private.held
@@ -194,18 +193,20 @@ class _Run:
                 choice = choose(self.config, inputs, real.budgets, before, held=held, finals=last)
                 advance(1)
             relaxed = dict(choice.selection.relaxed)
-            rounds.append(Round(number, len(planned), replies, kept, len(self.pool.candidates), choice.loss, relaxed))
+            rounds.append(
+                Round(number, came.asked, came.replies, came.kept, len(self.pool.candidates), choice.loss, relaxed)
+            )
             dev_rows = held.rows if self.teacher.judges_labels else None
             self._write_round(rounds[-1], choice, curve(choice, inputs, dev_rows))
             self.reporter.say(
-                f"round {number}: {len(planned)} asked, {kept} of {replies} texts kept, "
+                f"round {number}: {came.asked} asked, {came.kept} of {came.replies} texts kept, "
                 f"pool {len(self.pool.candidates)}, objective {choice.loss:.4f}"
             )
             for line in choice.lines():
                 self.reporter.say(line)
         assert choice is not None  # the first round always asks
         selection = choice.selection
-        for name, kept, budget in zip(self.real.label_names, self._kept_per_class(), real.budgets, strict=True):
+        for name, kept, budget in zip(self.real.label_names, gathering.kept_per_class(), real.budgets, strict=True):
             if kept < budget:
                 self.reporter.say(f"class {name!r}: only {kept} candidates passed the filters, fewer than the budget")
         soft = self._soft_labels(selection)
@@ -220,7 +221,7 @@ class _Run:
             label_names=self.real.label_names,
             table=table,
             rounds=rounds,
-            filters=self.report,
+            filters=gathering.report,
             teacher_accuracy=teacher_accuracy,
             pool_size=len(self.pool.candidates),
             real=self.real,
@@ -231,7 +232,27 @@ class _Run:
         write_report(self.config.out, real=self.real)
         for folder in (FOLDER, *map(file_name, self.config.further_students)):
             self.store.drop_folder(folder)  # large, and every feature that came of it is kept
+        gathering.close()
         return result
+
+    def _gathering(self, real: RealSide, reference: Reference, others: list[FurtherStudent]) -> Gathering:
+        parts = (
+            self.config,
+            self.store,
+            self.reporter,
+            self.generator,
+            self.chat,
+            self.task,
+            self.teacher,
+            self.text_filter,
+            self.budget,
+            reference,
+            self.real.label_names,
+            others,
+        )
+        if self.runner is None or self.storage is None:
+            return Gathering(*parts)
+        return ShardedGathering(*parts, real, self.runner, self.storage, self.given)
 
     # -- the real side --------------------------------------------------------------------------------------------
 
@@ -277,152 +298,19 @@ class _Run:
 
     # -- a round --------------------------------------------------------------------------------------------------
 
-    def _plan(self, number: int, counts: Sequence[int], reference: Reference, chosen: Chosen | None) -> list[Planned]:
-        planned = plan_round(
-            self.config,
-            self.task,
-            reference,
-            chosen,
-            counts,
-            round=number,
-            chat=self.chat,
-            generator_name=self.generator.name,
-            budget=self.budget,
-            extra_tokens=JSON_TOKENS if self.config.generator.structured else 0,
-        )
-        self.store.plan(number, planned)
-        self.asked = [asked + count for asked, count in zip(self.asked, counts, strict=True)]
-        return planned
-
-    def _tuned(self, reference: Reference) -> Generator:
-        """The generator with its adapter, which is tuned now if this run has none yet."""
-        settings = self.config.generator
-        if settings.tune.steps and not self.tuned:
-            from gendistill.generators.tuning import tune
-
-            folder = self.store.saved_folder(ADAPTER)
-            if folder is None:
-                from gendistill.generators.transformers import TransformersGenerator
-
-                assert isinstance(self.generator, TransformersGenerator)  # the one kind that there is
-                lessons = plan_lessons(self.config, self.task, reference, chat=self.chat, budget=self.budget)
-                with self.reporter.track("tune generator", settings.tune.steps) as advance:
-                    save = tune(
-                        self.generator,
-                        lessons,
-                        settings.tune,
-                        seed=self.config.seed,
-                        progress=lambda done, total: advance(done),
-                    )
-                self.store.save_folder(ADAPTER, save)
-                folder = self.store.folder / ADAPTER
-            plain = settings.model_copy(update={"tune": TuneConfig(), "mode": "chat" if self.chat else "base"})
-            name = self.generator.name
-            self.generator = build_generator(plain.model_copy(update={"adapter": str(folder)}))
-            self.generator.name, self.tuned = name, True
-        return self.generator
-
-    def _generate(self, number: int, planned: Sequence[Planned], reference: Reference) -> Intake:
-        """Ask for what the journal does not hold yet."""
-        missing = self.store.missing(planned)
-        done = len(planned) - len(missing)
-        if missing and self.config.generator.kind == "batch":
-            raise GenerationError(
-                f"{len(missing)} requests wait for their replies: write them with 'gendistill batch export-requests "
-                f"{self.config.out} -o requests.jsonl', bring the answers in with 'gendistill batch import-replies', "
-                "and run the same command again"
-            )
-        generator = self._tuned(reference) if missing else self.generator
-        watch = GarbageWatch(self.task, self.text_filter.fresh(), self.chat, self.budget.whole)
-        intake = Intake(
-            self.store,
-            planned,
-            self.task,
-            self.chat,
-            self.text_filter,
-            self.teacher,
-            round=number,
-            generator_name=self.generator.name,
-            whole=self.budget.whole,
-        )
-        labels = {p.request.id: p.label for p in planned}
-        if missing and getattr(generator, "remote", False):
-            self.teacher.prepare()
-            intake.start()
-        try:
-            with self.reporter.track(f"generate {number}", len(planned), done=done) as advance:
-                for p, reply in self.store.replies(planned):
-                    watch.see(p.label, reply)
-                    intake.came([reply])
-                watch.check()
-                if not missing:
-                    return intake
-                meter = Meter(generator, self.config.generator.server, self.store)
-                try:
-                    for replies in arrivals(generator, missing):
-                        self.store.add_replies(replies)
-                        done += len(replies)
-                        advance(done, meter.line(replies))
-                        intake.came(replies)
-                        for reply in replies:
-                            watch.see(labels[reply.request_id], reply)
-                        for notice in meter.notices():
-                            self.reporter.say(notice)
-                        watch.check()
-                finally:
-                    meter.keep()
-        except BaseException as error:
-            intake.stop()
-            if isinstance(error, GenerationError):
-                self._judge_text_only(intake)
-            raise
-        return intake
-
-    def _judge_text_only(self, intake: Intake) -> None:
-        """Keep what a failing generator wrote, with the reasons, for the user to look at."""
-        judged = intake.finish()
-        self.store.add_candidates([Judged(c, v.filter if v else None, v.reason if v else None, {}) for c, v in judged])
-
-    def _judge(self, intake: Intake, reference: Reference) -> tuple[int, int]:
-        """Filter a round's texts and add those that pass to the pool; returns (kept, seen)."""
-        judged = intake.finish()
-        result = judge(
-            self.config.filters,
-            [candidate.example for candidate, _ in judged],
-            [verdict for _, verdict in judged],
-            self.teacher,
-            intake.name,
-            real_embeddings=reference.embeddings[:0] if self.private else reference.embeddings,
-            label_names=self.real.label_names,
-            kept_embeddings=self.pool.embeddings.numpy() if self.pool.candidates else None,
-        )
-        verdicts = result.verdicts
-        if result.features:
-            kept = [judged[row][0] for row in result.kept]
-            self.pool.extend(kept, [result.scores[row] for row in result.kept], result.embeddings, result.features)
-            for other in self.others:
-                other.see(intake.name, [candidate.example for candidate in kept])
-        for (candidate, _), verdict in zip(judged, verdicts, strict=True):
-            self.report.add(candidate.example.text, verdict)
-        self.store.add_candidates(
-            [
-                Judged(candidate, v.filter if v else None, v.reason if v else None, s)
-                for (candidate, _), v, s in zip(judged, verdicts, result.scores, strict=True)
-            ]
-        )
-        return sum(v is None for v in verdicts), len(judged)
-
-    def _kept_per_class(self) -> list[int]:
-        return [len(members) for members in by_class(self.pool.examples, self.num_classes)]
+    @property
+    def pool(self) -> Pool:
+        return self.gathering.pool
 
     def _must_have_every_class(self, number: int) -> None:
         """After the last round that a class without candidates can get any in; of many classes a few may have none."""
-        empty = [self.real.label_names[c] for c, kept in enumerate(self._kept_per_class()) if not kept]
+        empty = [self.real.label_names[c] for c, kept in enumerate(self.gathering.kept_per_class()) if not kept]
         few = self.num_classes > MANY_CLASSES and len(empty) * 5 < self.num_classes
         if empty and not few and number >= self.config.rounds + MAX_TOP_UPS:
             raise GenerationError(
-                f"no candidate of {', '.join(map(repr, empty[:3]))} passed the filters ({self.report.summary()}); "
-                f"all are kept in {self.config.out}/run.db; try a stronger --model or clearer label descriptions"
+                f"no candidate of {', '.join(map(repr, empty[:3]))} passed the filters "
+                f"({self.gathering.report.summary()}); all are kept in {self.config.out}/run.db; try a stronger "
+                "--model or clearer label descriptions"
             )
 
     def _chosen(self, choice: Choice | None) -> Chosen | None:
@@ -441,7 +329,7 @@ class _Run:
             "history": selection.history,
             "curve": points,
             "portfolio": [{"set": one.name, "loss": one.loss} for one in choice.judged],
-            "filters": self.report.to_dict(),
+            "filters": self.gathering.report.to_dict(),
         }
         self.store.add_round(round.round, round.loss, [self.pool.candidates[i].id for i in selection.chosen], result)
 

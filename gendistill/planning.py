@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -141,68 +141,97 @@ def learnt_max_tokens(real: Sequence[Example], quantile: float) -> int:
     return math.ceil(float(np.quantile(lengths, quantile)) / BYTES_PER_TOKEN) + 8
 
 
-def plan_round(
-    config: Config,
-    task: Task,
-    reference: Reference,
-    chosen: Chosen | None,
-    counts: Sequence[int],
-    *,
-    round: int,
-    chat: bool,
-    generator_name: str,
-    budget: TokenBudget,
-    extra_tokens: int = 0,
-) -> list[Planned]:
-    """The requests of a round; a function of its arguments alone, so a resumed run asks the same things.
+@dataclass(frozen=True)
+class RoundPlan:
+    """The requests of a round, as a function of these values alone, so that a resumed run asks the same things, and
+    any process can say what a part of the round is.
+
+    A *group* is the requests that share a prompt; groups are counted from 0, class by class.
 
     :param counts: requests for each class.
-    :param extra_tokens: that a text takes beyond the budget, for what stands around it.
     :param chosen: the choice so far; exemplars then come from the real clusters that it covers worst, and the best
         candidates are shown beside them.
+    :param extra_tokens: that a text takes beyond the budget, for what stands around it.
     """
-    settings = config.generator
-    template_name = f"{task.name}.{'chat' if chat else 'base'}"
-    template = load_template(settings.template or template_name)
-    planned: list[Planned] = []
-    most_shown = PRIVATE_SHOWN if config.private else min(BEST_SHOWN, settings.exemplars // 2)
-    for label, count in enumerate(counts):
-        weights, best_pool = None, []
-        if chosen is not None:
-            labels = np.array([example.label for example in chosen.examples])
-            weights = gap_weights(reference.clusters, reference.embeddings, chosen.embeddings, labels, label)
-            best_pool = [example for example in chosen.examples if example.label == label]
-        for group in range(math.ceil(count / settings.samples_per_prompt)):
-            rng = np.random.default_rng([config.seed, round, label, group])
-            shown = min(most_shown, len(best_pool))
-            rows = draw_exemplars(reference.clusters, label, settings.exemplars - shown, rng, weights)
-            exemplars = [reference.examples[row] for row in rows]
-            best = [best_pool[i] for i in rng.permutation(len(best_pool))[:shown]]
-            values = task.prompt_values(label, list(map(budget.fit, exemplars)), best)
-            prompt = None if chat else render(template, **values)
-            messages = render_messages(template, **values) if chat else None
-            parents = tuple(example.id for example in [*exemplars, *best])
-            for sample in range(min(settings.samples_per_prompt, count - group * settings.samples_per_prompt)):
-                seed = int(rng.integers(2**62))
-                identity = content_hash(generator_name, prompt, messages, seed, round, label, group, sample)
-                planned.append(
-                    Planned(
-                        Request(
-                            id=identity,
-                            prompt=prompt,
-                            messages=messages,
-                            seed=seed,
-                            max_new_tokens=budget.tokens + extra_tokens,
-                            temperature=settings.temperature,
-                            top_k=settings.top_k,
-                            top_p=settings.top_p,
-                            stop=task.stop(chat),
-                            json_keys=task.json_keys,
-                        ),
-                        label=label,
-                        position=len(planned),
-                        template=str(settings.template or template_name),
-                        parents=parents,
-                    )
+
+    config: Config
+    task: Task
+    reference: Reference
+    chosen: Chosen | None
+    counts: Sequence[int]
+    _: KW_ONLY
+    round: int
+    chat: bool
+    generator_name: str
+    budget: TokenBudget
+    extra_tokens: int = 0
+
+    @property
+    def size(self) -> int:
+        """Requests in all."""
+        return sum(self.counts)
+
+    @property
+    def groups(self) -> int:
+        return sum(self._groups_of(count) for count in self.counts)
+
+    def _groups_of(self, count: int) -> int:
+        return math.ceil(count / self.config.generator.samples_per_prompt)
+
+    def requests(self, groups: range | None = None) -> list[Planned]:
+        """Those of some groups, or all."""
+        config, settings, size = self.config, self.config.generator, self.config.generator.samples_per_prompt
+        template_name = f"{self.task.name}.{'chat' if self.chat else 'base'}"
+        template = load_template(settings.template or template_name)
+        planned: list[Planned] = []
+        most_shown = PRIVATE_SHOWN if config.private else min(BEST_SHOWN, settings.exemplars // 2)
+        first = position = 0  # of the class: its first group, its first request
+        for label, count in enumerate(self.counts):
+            own = range(self._groups_of(count))
+            if groups is not None:
+                own = own[max(0, groups.start - first) : max(0, groups.stop - first)]
+            weights, best_pool = None, []
+            if own and self.chosen is not None:
+                labels = np.array([example.label for example in self.chosen.examples])
+                weights = gap_weights(
+                    self.reference.clusters, self.reference.embeddings, self.chosen.embeddings, labels, label
                 )
-    return planned
+                best_pool = [example for example in self.chosen.examples if example.label == label]
+            for group in own:
+                rng = np.random.default_rng([config.seed, self.round, label, group])
+                shown = min(most_shown, len(best_pool))
+                rows = draw_exemplars(self.reference.clusters, label, settings.exemplars - shown, rng, weights)
+                exemplars = [self.reference.examples[row] for row in rows]
+                best = [best_pool[i] for i in rng.permutation(len(best_pool))[:shown]]
+                values = self.task.prompt_values(label, list(map(self.budget.fit, exemplars)), best)
+                prompt = None if self.chat else render(template, **values)
+                messages = render_messages(template, **values) if self.chat else None
+                parents = tuple(example.id for example in [*exemplars, *best])
+                for sample in range(min(size, count - group * size)):
+                    seed = int(rng.integers(2**62))
+                    identity = content_hash(
+                        self.generator_name, prompt, messages, seed, self.round, label, group, sample
+                    )
+                    planned.append(
+                        Planned(
+                            Request(
+                                id=identity,
+                                prompt=prompt,
+                                messages=messages,
+                                seed=seed,
+                                max_new_tokens=self.budget.tokens + self.extra_tokens,
+                                temperature=settings.temperature,
+                                top_k=settings.top_k,
+                                top_p=settings.top_p,
+                                stop=self.task.stop(self.chat),
+                                json_keys=self.task.json_keys,
+                            ),
+                            label=label,
+                            position=position + group * size + sample,
+                            template=str(settings.template or template_name),
+                            parents=parents,
+                        )
+                    )
+            first += self._groups_of(count)
+            position += count
+        return planned

@@ -126,6 +126,10 @@ class GarbageWatch:
         self.task, self.filter, self.chat, self.whole = task, text_filter, chat, whole
         self.report, self.replies, self.usable = FilterReport(), 0, 0
 
+    def fresh(self) -> GarbageWatch:
+        """The same, before any reply."""
+        return GarbageWatch(self.task, self.filter.fresh(), self.chat, self.whole)
+
     def see(self, label: int, reply: Reply) -> None:
         self.replies += 1
         reply = self.whole(reply)

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import yaml
 from filelock import FileLock, Timeout
 
-from gendistill.config import Config
+from gendistill.config import Config, Section
 from gendistill.errors import RunError
 from gendistill.examples import Candidate, Example, content_hash
 from gendistill.folder_store import FolderStore, storage_errors
@@ -366,6 +366,15 @@ def differing_keys(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> li
         elif left != right:
             keys.append(prefix + key)
     return keys
+
+
+def identity(config: Config, data: str) -> str:
+    """Of a run: a fingerprint of the real data and of all settings that a resumed run may not change."""
+    leaves: dict[str, Any] = {}
+    for key, value in json.loads(config.model_dump_json()).items():
+        section = key in type(config).model_fields and isinstance(getattr(config, key), Section)
+        leaves |= {f"{key}.{name}": inner for name, inner in value.items()} if section else {key: value}
+    return content_hash(data, {key: value for key, value in leaves.items() if not key.startswith(FREE_KEYS)})
 
 
 def with_defaults(values: dict[str, Any]) -> dict[str, Any]:

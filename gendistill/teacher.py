@@ -162,7 +162,11 @@ class Teacher:
         """
         file, ids = f"{self._prefix}{name}-{index:05d}", [row.id for row in rows]
         if self.store.load_features(file, ids) is None:
-            self.store.save_features(file, ids, self._everything(rows, lambda share: None))
+            self.store.save_features(file, ids, self.arrays(rows))
+
+    def arrays(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """What is kept of n examples, computed now: embedding (n, d), and hidden.t, probs.t and perhaps gradient.t."""
+        return self._everything(examples, lambda share: None)
 
     def segments(self) -> tuple[Segment, ...]:
         """What its training did to it from one checkpoint to the next, in order."""

@@ -14,11 +14,11 @@ from gendistill import distill
 from gendistill.config import Config, TuneConfig
 from gendistill.errors import ConfigError, ModelError
 from gendistill.examples import Example
+from gendistill.gathering import ADAPTER
 from gendistill.generators import build_generator
 from gendistill.generators.base import Lesson, Request
 from gendistill.generators.transformers import TransformersGenerator
 from gendistill.generators.tuning import _encoded, _loss, tune
-from gendistill.loop import ADAPTER
 
 SETTINGS = TuneConfig(steps=150, batch_size=8, learning_rate=1e-2, rank=4, dropout=0.0)
 

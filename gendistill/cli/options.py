@@ -22,6 +22,11 @@ class TaskKind(str, enum.Enum):
     instruction = "instruction"
 
 
+class EngineKind(str, enum.Enum):
+    local = "local"
+    ray = "ray"
+
+
 class BudgetKind(str, enum.Enum):
     equal = "equal"
     proportional = "proportional"
@@ -88,6 +93,14 @@ Labels = Annotated[
     LabelKind | None,
     typer.Option(help="soft: rows carry the teacher's probabilities beside the label. [default: hard]"),
 ]
+Engine = Annotated[
+    EngineKind | None,
+    typer.Option(help="What carries the work: local, this process; ray, a Ray cluster. [default: local]"),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(help="Ray cluster, host:port. [default: $RAY_ADDRESS, else a cluster of this machine alone]"),
+]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything. [default: 0]", min=0)]
 Set = Annotated[
     list[str] | None,
@@ -148,6 +161,13 @@ def choice_flags(
         "selection.budget": None if budget is None else budget.value,
         "selection.labels": None if labels is None else labels.value,
     }
+
+
+def engine_flags(engine: EngineKind | None, ray_address: str | None) -> dict[str, Any]:
+    """An address alone means Ray."""
+    if engine is None and ray_address is not None:
+        engine = EngineKind.ray
+    return {"engine.kind": None if engine is None else engine.value, "engine.address": ray_address}
 
 
 def objective_weights(text: str | None) -> dict[str, float] | None:

@@ -1,0 +1,191 @@
+"""Runs that Ray carries, on a cluster of two nodes: the same set as by this process, whatever is killed meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from fault_server import serving
+from test_run import final_bytes, replies_of
+from test_server_runs import Dirs, _lines, _prompts, server_config
+
+from gendistill import Config, distill
+from gendistill.engines.keeper import FILE
+from gendistill.errors import RunError
+from gendistill.loop import Distilled
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def dirs(tiny_encoder_dir: Path, tiny_causal_dir: Path, tiny_jsonl: Path) -> Dirs:
+    return tiny_encoder_dir, tiny_causal_dir, tiny_jsonl
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two nodes: the head, and one more."""
+    from ray.cluster_utils import Cluster
+
+    from gendistill.engines.ray import ENVIRONMENT
+
+    os.environ.update(ENVIRONMENT)
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+    os.environ["PYTHONPATH"] = paths + os.pathsep + os.environ.get("PYTHONPATH", "")
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    made.add_node(num_cpus=1)
+    try:
+        yield made
+    finally:
+        ray.shutdown()
+        made.shutdown()
+
+
+def on_ray(config: Config, cluster: Any, **engine: Any) -> Config:
+    given = {"kind": "ray", "address": cluster.address, "shard_rows": 30, **engine}
+    return Config(**config.model_dump() | {"engine": given})
+
+
+def test_ray_and_this_process_choose_the_same_byte_for_byte(tmp_path: Path, dirs: Dirs, cluster: Any) -> None:
+    with serving(tmp_path) as server:
+        local = distill(server_config(tmp_path / "local" / "run", dirs, server.url))
+        far = distill(on_ray(server_config(tmp_path / "ray" / "run", dirs, server.url), cluster))
+    assert replies_of(local.out) == replies_of(far.out)
+    ours, theirs = final_bytes(local.out), final_bytes(far.out)
+    for name in ("distilled.jsonl", "results.json", "audit.json"):
+        assert ours[name] == theirs[name], name
+    assert local.filters.to_dict() == far.filters.to_dict() and local.filters.counts["duplicate"] >= 0
+    assert [round.loss for round in local.rounds] == [round.loss for round in far.rounds]
+
+
+def _workers() -> list[psutil.Process]:
+    """Ray's workers that take shards through stages, those that were there longest first."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "create_time"]):
+        line = process.info["cmdline"] or [""]
+        if line[0].startswith("ray::MapWorker"):
+            found.append(process)
+    return sorted(found, key=lambda process: process.info["create_time"])
+
+
+def _busy(log: Path, lines: int) -> None:
+    deadline = time.monotonic() + 120
+    while _lines(log) < lines:
+        assert time.monotonic() < deadline, "the server was asked nothing"
+        time.sleep(0.01)
+
+
+def _arrived(config: Config) -> set[str]:
+    """Ids of the requests whose replies are kept: on their way to a shard, or in one."""
+    from pyarrow import parquet
+
+    found: set[str] = set()
+    with contextlib.suppress(sqlite3.OperationalError), sqlite3.connect(config.out / FILE) as db:
+        found = {id for (id,) in db.execute("SELECT request_id FROM replies")}
+    for path in (config.out / "shards").glob("round-*/replies/*.parquet"):
+        found |= set(parquet.read_table(path, columns=["request"]).column(0).to_pylist())
+    return found
+
+
+def _while(config: Config, disturb: Callable[[], None]) -> Distilled:
+    """The run, with something going wrong beside it."""
+    trouble: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            disturb()
+        except BaseException as error:
+            trouble.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        return distill(config)
+    finally:
+        thread.join()
+        if trouble:
+            raise trouble[0]
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory, dirs: Dirs) -> Distilled:
+    """By this process, undisturbed."""
+    folder = tmp_path_factory.mktemp("large")
+    with serving(folder) as server:
+        return distill(server_config(folder / "run", dirs, server.url, candidates=300))
+
+
+def _same_and_nothing_twice(
+    result: Distilled, large: Distilled, log: Path, moments: list[tuple[int, set[str]]], at_once: int
+) -> None:
+    assert (result.out / "distilled.jsonl").read_bytes() == (large.out / "distilled.jsonl").read_bytes()
+    asked = _prompts(result.out)
+    answered = [(row["prompt"], row["seed"]) for row in map(json.loads, log.read_text(encoding="utf-8").splitlines())]
+    assert len(replies_of(result.out)) == len(asked) == len(set(answered))  # nothing lost
+    for lines, kept in moments:
+        assert not {asked[id] for id in kept if id in asked} & set(answered[lines:])  # nothing that came is asked again
+    assert len(answered) - len(set(answered)) <= len(moments) * (at_once + 1)  # what was on its way
+
+
+def test_killed_workers_lose_nothing_and_ask_nothing_twice(
+    tmp_path: Path, dirs: Dirs, cluster: Any, large: Distilled
+) -> None:
+    """SIGKILL to every worker in turn, in the middle of generation and of scoring."""
+    log, at_once = tmp_path / "log", 4
+    log.touch()
+    moments: list[tuple[int, set[str]]] = []
+    with serving(tmp_path, delay=0.02, log=str(log)) as server:
+        config = on_ray(
+            server_config(tmp_path / "run", dirs, server.url, candidates=300, concurrency=at_once), cluster, writers=1
+        )
+
+        def kill() -> None:
+            for lines in (60, 200, 330, 480, 700):
+                _busy(log, lines)
+                for process in _workers():
+                    os.kill(process.pid, signal.SIGKILL)
+                time.sleep(0.3)  # what the server was at is finished and logged
+                moments.append((_lines(log), _arrived(config)))
+
+        result = _while(config, kill)
+    assert len(moments) == 5 and len(moments[-1][1]) > 400
+    _same_and_nothing_twice(result, large, log, moments, at_once)
+
+
+def test_a_node_that_is_lost_takes_nothing_with_it(tmp_path: Path, dirs: Dirs, large: Distilled, cluster: Any) -> None:
+    log, at_once = tmp_path / "log", 4
+    log.touch()
+    moments: list[tuple[int, set[str]]] = []
+    lost = cluster.add_node(num_cpus=2)
+    with serving(tmp_path, delay=0.02, log=str(log)) as server:
+        config = on_ray(server_config(tmp_path / "run", dirs, server.url, candidates=300, concurrency=at_once), cluster)
+
+        def remove() -> None:
+            _busy(log, 150)
+            cluster.remove_node(lost, allow_graceful=False)
+            time.sleep(0.3)
+            moments.append((_lines(log), _arrived(config)))
+
+        result = _while(config, remove)
+    assert len(moments) == 1
+    _same_and_nothing_twice(result, large, log, moments, 2 * at_once)
+
+
+def test_an_address_that_does_not_answer(tmp_path: Path, dirs: Dirs) -> None:
+    config = Config(**server_config(tmp_path / "run", dirs, "http://127.0.0.1:9/v1").model_dump() | {
+        "engine": {"kind": "ray", "address": "127.0.0.1:9"}
+    })  # fmt: skip
+    with pytest.raises(RunError, match=r"--ray-address 127.0.0.1:9: no answer .*is the cluster up"):
+        distill(config)
+    assert not (tmp_path / "run").exists()
