@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +69,13 @@ class FilterReport:
         shown = self.examples.setdefault(rejection.filter, [])
         if len(shown) < EXAMPLES_KEPT:
             shown.append((candidate_text[:EXAMPLE_CHARS], rejection.reason))
+
+    def add_counts(self, kept: int, rejected: Mapping[str, int]) -> None:
+        """Record the verdicts on many candidates without their texts."""
+        self.seen += kept + sum(rejected.values())
+        self.kept += kept
+        for name, count in rejected.items():
+            self.counts[name] = self.counts.get(name, 0) + count
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, filters in the order of the funnel."""

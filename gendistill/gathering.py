@@ -185,11 +185,14 @@ class Gathering:
         judged = intake.finish()
         self.store.add_candidates([Judged(c, v.filter if v else None, v.reason if v else None, {}) for c, v in judged])
 
-    def _judge(self, judged: Sequence[tuple[Candidate, Rejection | None]], name: str) -> tuple[int, int]:
+    def _judge(
+        self, judged: Sequence[tuple[Candidate, Rejection | None]], name: str, *, counted: bool = True
+    ) -> tuple[int, int]:
         """Filter a round's texts by their features and add those that pass to the pool; returns (kept, seen).
 
         :param judged: every candidate, with the verdict of the filters on text.
         :param name: of its features.
+        :param counted: False where the report has them already.
         """
         result = judge(
             self.config.filters,
@@ -206,7 +209,7 @@ class Gathering:
             kept = [judged[row][0] for row in result.kept]
             self.pool.extend(kept, [result.scores[row] for row in result.kept], result.embeddings, result.features)
             self._show_others(name, kept)
-        for (candidate, _), verdict in zip(judged, verdicts, strict=True):
+        for (candidate, _), verdict in zip(judged, verdicts, strict=True) if counted else ():
             self.report.add(candidate.example.text, verdict)
         self.store.add_candidates(
             [

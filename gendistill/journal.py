@@ -13,8 +13,10 @@ from urllib.parse import quote
 from gendistill.errors import RunError
 
 SCHEMA_VERSION = 1
-_IN_ORDER = "FROM candidates c JOIN requests r ON r.id = c.request_id"
-_ORDER = "ORDER BY r.round, r.position, c.position"
+# Of a run whose candidates are too many to hold, only those proposed are here, without requests
+IN_ORDER = "FROM candidates c LEFT JOIN requests r ON r.id = c.request_id"
+ORDER = "ORDER BY c.round, r.position, c.rowid"
+SHARDS = "shards"  # the key of what such a run counted where its shards lie
 _AT_ONCE = 500  # values of a query
 
 
@@ -45,6 +47,9 @@ class Journal:
 
     def tokens(self) -> tuple[int, int]:
         """Prompt and completion tokens over all replies."""
+        shards = self.meta(SHARDS)
+        if shards:
+            return shards["prompt_tokens"], shards["completion_tokens"]
         row = self._db.execute("SELECT SUM(prompt_tokens), SUM(completion_tokens) FROM replies").fetchone()
         return row[0] or 0, row[1] or 0
 
@@ -64,7 +69,7 @@ class Journal:
         return found, older
 
     def candidates(self) -> list[Row]:
-        return [Row(*row) for row in self._db.execute(f"SELECT c.rowid, c.id, c.label, c.filter {_IN_ORDER} {_ORDER}")]
+        return [Row(*row) for row in self._db.execute(f"SELECT c.rowid, c.id, c.label, c.filter {IN_ORDER} {ORDER}")]
 
     def fields(self, rowids: Sequence[int]) -> dict[int, tuple[tuple[str, ...], str | None]]:
         """rowid -> the candidate's texts, and why it was turned away."""

@@ -137,7 +137,7 @@ class _Run:
         parts = (self.real.train, self.real.dev, self.real.test, self.real.target)
         data = fingerprint([row for part in parts for row in part])
         store.remember("real data", data)
-        self.storage = None if storage is None else claim(storage, identity(config, data))
+        self.storage = None if storage is None else claim(storage, identity(config, data), config.engine.shard_rows)
         # Whether it chats is asked of the store first: only the generator itself, loaded, can tell otherwise.
         known = store.meta("generator")
         if not known:

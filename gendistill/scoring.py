@@ -18,6 +18,8 @@ from gendistill.config import Config
 from gendistill.data import RealData
 from gendistill.data.candidates import CandidateFile, read_candidates, read_instructions
 from gendistill.data.rows import columns_for, labels_of, texts_of
+from gendistill.engines.open import engine_of
+from gendistill.engines.runner import Runner
 from gendistill.errors import DataError
 from gendistill.evaluate import stratified_sample
 from gendistill.examples import Example
@@ -174,6 +176,13 @@ def _filtered(candidates: Path | Literal["real"], config: Config, reporter: Repo
     """The candidates with the verdict of every filter, scored by the teacher alone."""
     check_names(config)
     refuse_private(config, "gendistill score and select")
+    with engine_of(config) as runner:
+        return _filtered_by(candidates, config, reporter, runner)
+
+
+def _filtered_by(
+    candidates: Path | Literal["real"], config: Config, reporter: Reporter, runner: Runner | None
+) -> Scored:
     prepared = prepare(config, KeepingStore(), reporter)
     real, teacher = prepared.real, prepared.teacher
     # "real" is no Path, so the type checker knows what is left.
@@ -200,6 +209,12 @@ def _filtered(candidates: Path | Literal["real"], config: Config, reporter: Repo
         if verdicts[i] is None and row.example is not None:
             verdicts[i] = text_filter.check(row.example, "stop")
     examples = [row.example or _NO_EXAMPLE for row in given]
+    if runner is not None:
+        from gendistill.engines.spread import fill, passing_storage
+
+        passed = [example for example, verdict in zip(examples, verdicts, strict=True) if verdict is None]
+        with passing_storage(config) as storage:
+            fill(runner, storage, teacher, "candidates", passed, reporter)
     embeddings = side.embeddings.numpy()
     result = judge(
         config.filters,

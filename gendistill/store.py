@@ -25,7 +25,7 @@ from gendistill.errors import RunError
 from gendistill.examples import Candidate, Example, content_hash
 from gendistill.folder_store import FolderStore, storage_errors
 from gendistill.generators.base import Reply, Request
-from gendistill.journal import SCHEMA_VERSION, Journal
+from gendistill.journal import IN_ORDER, ORDER, SCHEMA_VERSION, SHARDS, Journal
 
 Resume = Literal["never", "always", "if-possible"]
 
@@ -37,6 +37,7 @@ FREE_KEYS = (
     "engine.address",
     "engine.kind",
     "engine.scorers",
+    "engine.shard",
     "engine.storage",
     "engine.writers",
     "evaluate.",
@@ -260,6 +261,11 @@ class Store(FolderStore):
         """Replies, for a thread of its own."""
         return JournalReader(self.folder / "run.db")
 
+    def note_shards(self, totals: dict[str, int]) -> None:
+        """What was counted where the shards of the run lie, of which the journal holds a part only."""
+        with self._transaction():
+            self._set_meta(SHARDS, totals)
+
     def tokens(self) -> tuple[int, int]:
         """Prompt and completion tokens over all replies."""
         return Journal(self._db).tokens()
@@ -288,10 +294,7 @@ class Store(FolderStore):
 
     def verdicts(self) -> list[tuple[Example, str | None]]:
         """Every candidate with the filter that turned it away, or None, in the order they were asked for."""
-        rows = self._db.execute(
-            "SELECT c.fields, c.label, c.filter FROM candidates c JOIN requests r ON r.id = c.request_id "
-            "ORDER BY r.round, r.position, c.position"
-        )
+        rows = self._db.execute(f"SELECT c.fields, c.label, c.filter {IN_ORDER} {ORDER}")
         return [(Example(tuple(json.loads(fields)), label), filter) for fields, label, filter in rows]
 
     def pool(self) -> list[Example]:

@@ -160,9 +160,13 @@ class Teacher:
 
         :param index: of the chunk, which holds ``CHUNK`` rows.
         """
-        file, ids = f"{self._prefix}{name}-{index:05d}", [row.id for row in rows]
+        file, ids = self.file_of(name, index), [row.id for row in rows]
         if self.store.load_features(file, ids) is None:
             self.store.save_features(file, ids, self.arrays(rows))
+
+    def file_of(self, name: str, index: int) -> str:
+        """What a chunk of ``CHUNK`` rows is called in the store."""
+        return f"{self._prefix}{name}-{index:05d}"
 
     def arrays(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """What is kept of n examples, computed now: embedding (n, d), and hidden.t, probs.t and perhaps gradient.t."""
@@ -230,7 +234,7 @@ class Teacher:
     def _stored(self, name: str, examples: Sequence[Example], compute: _Compute) -> dict[str, Tensor]:
         """Arrays for the examples, chunk by chunk, each chunk from its file if it is there."""
         chunks = [examples[start : start + CHUNK] for start in range(0, max(len(examples), 1), CHUNK)]
-        files = [f"{self._prefix}{name}-{index:05d}" for index in range(len(chunks))]
+        files = [self.file_of(name, index) for index in range(len(chunks))]
         ids = [[row.id for row in rows] for rows in chunks]
         parts = [self.store.load_features(file, keys) for file, keys in zip(files, ids, strict=True)]
         if compute == self._everything:  # a store may know the embeddings alone

@@ -73,7 +73,7 @@ def generate(
     eval_seeds: Annotated[int | None, typer.Option(help="Students per row of the final table, one for the full data; 0 for none. [default: 3]", min=0)] = None,
     engine: options.Engine = None,
     ray_address: options.RayAddress = None,
-    storage: Annotated[str | None, typer.Option(help="Of --engine ray: folder that every node sees, s3:// or gs://, for candidates and features. [default: shards/ in the run directory]")] = None,
+    storage: options.Storage = None,
     seed: options.Seed = None,
     dp_epsilon: Annotated[float | None, typer.Option(help="Differentially private: real rows reach prompts and selection by noised sums alone, for this epsilon; inf: without noise. Needs gendistill[dp].")] = None,
     dp_delta: Annotated[float | None, typer.Option(help="Delta of that guarantee, below 1 over the number of real rows. [default: 1e-6]")] = None,
@@ -89,7 +89,7 @@ def generate(
 
     flags = data_flags(task, dataset, subset, split, test, text_column, text_column_b, label_column, label_names)
     flags |= choice_flags(per_class, method, objective, finalists, labels, budget)
-    flags |= engine_flags(engine, ray_address)
+    flags |= engine_flags(engine, ray_address, storage)
     flags |= {
         "data.description": description,
         "data.label_file": None if label_file is None else str(label_file),
@@ -108,7 +108,6 @@ def generate(
         "generator.adapter": None if adapter is None else str(adapter),
         "student.model": student,
         "evaluate.seeds": eval_seeds,
-        "engine.storage": storage,
         "seed": seed,
         "privacy.epsilon": dp_epsilon,
         "privacy.delta": dp_delta,

@@ -101,6 +101,13 @@ RayAddress = Annotated[
     str | None,
     typer.Option(help="Ray cluster, host:port. [default: $RAY_ADDRESS, else a cluster of this machine alone]"),
 ]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        help="Of --engine ray: a folder that every node sees, s3:// or gs://, for what passes between them. [default: on "
+        "this machine]"
+    ),
+]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything. [default: 0]", min=0)]
 Set = Annotated[
     list[str] | None,
@@ -163,11 +170,15 @@ def choice_flags(
     }
 
 
-def engine_flags(engine: EngineKind | None, ray_address: str | None) -> dict[str, Any]:
+def engine_flags(engine: EngineKind | None, ray_address: str | None, storage: str | None) -> dict[str, Any]:
     """An address alone means Ray."""
     if engine is None and ray_address is not None:
         engine = EngineKind.ray
-    return {"engine.kind": None if engine is None else engine.value, "engine.address": ray_address}
+    return {
+        "engine.kind": None if engine is None else engine.value,
+        "engine.address": ray_address,
+        "engine.storage": storage,
+    }
 
 
 def objective_weights(text: str | None) -> dict[str, float] | None:

@@ -9,7 +9,14 @@ from typing import Annotated
 import typer
 
 from gendistill.cli import options
-from gendistill.cli.options import build_config, candidates_of, data_flags, objective_weights, shown_flags
+from gendistill.cli.options import (
+    build_config,
+    candidates_of,
+    data_flags,
+    engine_flags,
+    objective_weights,
+    shown_flags,
+)
 
 
 def score(
@@ -28,6 +35,9 @@ def score(
     target: options.Target = None,
     student: options.Student = None,
     objective: options.Objective = None,
+    engine: options.Engine = None,
+    ray_address: options.RayAddress = None,
+    storage: options.Storage = None,
     seed: options.Seed = None,
     settings: options.Set = None,
 ) -> None:
@@ -40,7 +50,7 @@ def score(
 
     flags = data_flags(task, dataset, subset, split, test, text_column, text_column_b, label_column, label_names)
     flags |= {"student.model": student, "objective.weights": objective_weights(objective), "seed": seed}
-    flags |= {"data.target": target}
+    flags |= {"data.target": target} | engine_flags(engine, ray_address, storage)
     resolved = build_config(config, flags, settings)
     source = candidates_of(candidates, out)
     from gendistill.quiet import quiet_libraries

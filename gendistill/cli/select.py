@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from gendistill.cli import options
-from gendistill.cli.options import build_config, candidates_of, choice_flags, data_flags, shown_flags
+from gendistill.cli.options import build_config, candidates_of, choice_flags, data_flags, engine_flags, shown_flags
 
 
 def select(
@@ -33,6 +33,9 @@ def select(
     objective: options.Objective = None,
     finalists: options.Finalists = None,
     labels: options.Labels = None,
+    engine: options.Engine = None,
+    ray_address: options.RayAddress = None,
+    storage: options.Storage = None,
     seed: options.Seed = None,
     settings: options.Set = None,
 ) -> None:
@@ -41,6 +44,7 @@ def select(
 
     flags = data_flags(task, dataset, subset, split, test, text_column, text_column_b, label_column, label_names)
     flags |= choice_flags(per_class, method, objective, finalists, labels, budget)
+    flags |= engine_flags(engine, ray_address, storage)
     resolved = build_config(config, flags | {"student.model": student, "seed": seed, "data.target": target}, settings)
     source = candidates_of(candidates, out)
     from gendistill.quiet import quiet_libraries

@@ -36,9 +36,14 @@ def storage_of(config: Config) -> Storage:
 
     :raises RunError: it cannot be written, or a node does not see it.
     """
+    return open_storage(config.engine.storage or str(config.out / "shards"))
+
+
+def open_storage(address: str) -> Storage:
+    """:raises RunError: it cannot be written, or a node does not see it."""
     from gendistill.engines.ray import seen_everywhere
 
-    storage = Storage(config.engine.storage or str(config.out / "shards"))
+    storage = Storage(address)
     storage.check()
     seen_everywhere(storage)
     return storage

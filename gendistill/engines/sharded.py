@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
+import pyarrow.compute as pc
 
+from gendistill.engines.chunks import Chunks
 from gendistill.engines.keeper import FILE
 from gendistill.engines.runner import Runner, Step
 from gendistill.engines.stages import Job, Look, Read, Write
 from gendistill.engines.storage import Storage
-from gendistill.engines.tables import array_names, array_of, candidates_of, replies_of
+from gendistill.engines.tables import candidates_of, replies_of
+from gendistill.engines.union import Union
 from gendistill.engines.views import View, view_of
 from gendistill.errors import GenerationError, RunError
 from gendistill.examples import Candidate
@@ -31,23 +31,27 @@ from gendistill.inputs import RealSide
 from gendistill.planning import Chosen
 from gendistill.pool import GarbageWatch
 from gendistill.settings import GeneratorConfig
-from gendistill.teacher import CHUNK, FOLDER
+from gendistill.teacher import FOLDER
 
 RUN = "run.txt"  # in the storage: of which run its shards are
 DUPLICATE = Rejection("duplicate", "the same text as an earlier candidate")
 
 
-def claim(storage: Storage, run: str) -> Storage:
+def claim(storage: Storage, run: str, shard_rows: int) -> Storage:
     """The storage for a run.
 
     :param run: what it is (``store.identity``).
-    :raises RunError: it holds the shards of another run.
+    :raises RunError: it holds the shards of another run, or of this one cut in another way.
     """
+    run = f"{run} {shard_rows}"
     there = storage.text(RUN)
     if there is None:
         storage.put_text(RUN, run)
     elif there != run:
-        raise RunError(f"--storage {storage}: holds the shards of another run; give a folder of its own")
+        raise RunError(
+            f"--storage {storage}: holds the shards of another run, or of other engine.shard_rows; give a folder of "
+            "its own"
+        )
     return storage
 
 
@@ -64,17 +68,30 @@ class ShardedGathering(Gathering):
         super().__post_init__()
         self._seen: npt.NDArray[np.uint64] = np.empty(0, dtype=np.uint64)  # keys of texts that passed, sorted
         self._view: View | None = None
+        per_text = self.config.generator.candidates_per_class / self.config.per_class
+        self.held = per_text * sum(self.real.budgets) <= self.config.engine.held_rows
+        self.union = None if self.held else Union(self)
 
     def round(self, number: int, counts: Sequence[int], chosen: Chosen | None) -> Gathered:
         job = Job(self.plan(number, counts, chosen), self.storage, self.config.engine.shard_rows)
-        self.store.plan(number, job.plan.requests())
+        if self.held:
+            self.store.plan(number, job.plan.requests())
         done = {int(name) for name in self.storage.names(job.folder("features"))}
         todo = [shard for shard in range(job.shards) if shard not in done]
         if todo:
             self._work(job, todo)
+        if self.union is not None:
+            return self.union.add(job, chosen)
         judged = self._bring(job)
         kept, replies = self._judge(judged, f"round-{number}")
         return Gathered(job.plan.size, replies, kept)
+
+    def judge_proposed(self, judged: Sequence[tuple[Candidate, Rejection | None]], name: str) -> None:
+        """Add to the pool what shards proposed, near duplicates of one another left out."""
+        self._judge(judged, name, counted=False)
+
+    def kept_per_class(self) -> list[int]:
+        return super().kept_per_class() if self.union is None else list(self.union.kept)
 
     def close(self) -> None:
         for folder in (FOLDER, ADAPTER):
@@ -94,13 +111,13 @@ class ShardedGathering(Gathering):
         unwritten = [shard for shard in todo if shard not in written]
         look = [
             Step(partial(Read, job, self.text_filter.fresh()), "work"),
-            Step(partial(Look, job, self._view, self.config.filters, known, self.label_names), "look"),
+            Step(partial(Look, job, self._view, self.config.filters, known, self.label_names, not self.held), "look"),
         ]
         with self.runner.keeper(self.store.folder / FILE) as keeper:
             write = Step(partial(Write, job, keeper, self._generator(), watch), "write")
             what = f"generate {job.plan.round}"
             try:
-                if unwritten:
+                if unwritten and self.held:
                     planned = [p for shard in unwritten for p in job.plan.requests(job.groups(shard))]
                     keeper.add([reply for _, reply in self.store.replies(planned)])
                 if getattr(self.generator, "remote", False):  # cores and students are free meanwhile
@@ -109,9 +126,8 @@ class ShardedGathering(Gathering):
                     self._run(what, [write], job, unwritten)
                     self._run(f"features of round-{job.plan.round}", look, job, todo)
             except GenerationError:
-                # For the user to look at, and for another engine to go on with
-                ids = [p.request.id for p in job.plan.requests()]
-                self.store.add_replies(keeper.known(ids))
+                if self.held:  # for the user to look at, and for another engine to go on with
+                    self.store.add_replies(keeper.known([p.request.id for p in job.plan.requests()]))
                 raise
 
     def _generator(self) -> Generator | GeneratorConfig:
@@ -155,61 +171,32 @@ class ShardedGathering(Gathering):
         """Everything into the run directory, in the order asked; every candidate with the verdict of the filters on
         text, duplicates over shards and rounds among them."""
         judged: list[tuple[Candidate, Rejection | None]] = []
-        features = _Chunks(self, f"round-{job.plan.round}")
-        for shard in range(job.shards):
+        features = Chunks(self.store, f"round-{job.plan.round}")
+        for shard, fresh in enumerate(self.fresh(job)):
             self.store.add_replies(replies_of(self.storage.read(job.name("replies", shard))))
             table = self.storage.read(job.name("candidates", shard))
             came = candidates_of(table, job.plan.round, job.plan.generator_name)
             passed = [row for row, (_, verdict) in enumerate(came) if verdict is None]
-            fresh = self._new(table.column("key").to_numpy()[passed])
             for row, new in zip(passed, fresh, strict=True):
                 if not new:
                     came[row] = (came[row][0], DUPLICATE)
             judged += came
-            features.add(
-                [came[row][0].id for row, new in zip(passed, fresh, strict=True) if new],
-                self.storage.read(job.name("features", shard)) if passed else None,
-                np.flatnonzero(fresh),
-            )
+            ids = [came[row][0].id for row, new in zip(passed, fresh, strict=True) if new]
+            if ids:
+                features.add(ids, self.storage.read(job.name("features", shard)), np.flatnonzero(fresh))
         features.close()
         return judged
 
-    def _new(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-        """Which of these were not seen before; they are from now on. All of them differ."""
-        at = np.minimum(np.searchsorted(self._seen, keys), max(len(self._seen) - 1, 0))
-        new = self._seen[at] != keys if len(self._seen) else np.ones(len(keys), dtype=np.bool_)
-        self._seen = np.union1d(self._seen, keys)
-        return new
-
-
-class _Chunks:
-    """The features of shards as a teacher keeps those of a round: in chunks of so many rows."""
-
-    def __init__(self, gathering: ShardedGathering, name: str) -> None:
-        self.store, self.name = gathering.store, name
-        self._ids: list[str] = []
-        self._parts: list[dict[str, Tensor]] = []
-        self._written = 0
-
-    def add(self, ids: list[str], table: Any, rows: npt.NDArray[np.int64]) -> None:
-        """:param rows: those of the table that the ids are of."""
-        if not ids:
-            return
-        index = torch.from_numpy(rows)
-        self._parts.append({key: array_of(table, key)[index] for key in array_names(table)})
-        self._ids += ids
-        while len(self._ids) >= CHUNK:
-            self._flush(CHUNK)
-
-    def close(self) -> None:
-        if self._ids:
-            self._flush(len(self._ids))
-
-    def _flush(self, count: int) -> None:
-        whole = {key: torch.cat([part[key] for part in self._parts]) for key in self._parts[0]}
-        self.store.save_features(
-            f"{self.name}-{self._written:05d}", self._ids[:count], {key: array[:count] for key, array in whole.items()}
-        )
-        self._written += 1
-        self._ids = self._ids[count:]
-        self._parts = [{key: array[count:] for key, array in whole.items()}] if self._ids else []
+    def fresh(self, job: Job) -> list[npt.NDArray[np.bool_]]:
+        """Of each shard, which of the texts that passed no shard before it and no earlier round has. They count as
+        seen from now on."""
+        keys = []
+        for shard in range(job.shards):
+            table = self.storage.read(job.name("candidates", shard), ["key", "filter"])
+            keys.append(table.filter(pc.is_null(table.column("filter"))).column("key").to_numpy())
+        every = np.concatenate(keys)
+        distinct, first = np.unique(every, return_index=True)
+        new = np.zeros(len(every), dtype=np.bool_)
+        new[first] = ~np.isin(distinct, self._seen, assume_unique=True)
+        self._seen = np.union1d(self._seen, distinct)
+        return np.split(new, np.cumsum([len(part) for part in keys])[:-1])

@@ -30,7 +30,7 @@ KEEP_EVERY = 64  # replies that are handed over together, at most
 
 
 class Stage(Protocol):
-    def __call__(self, shard: int) -> dict[str, Any]:
+    def __call__(self, shard: int, /) -> dict[str, Any]:
         """Do the shard; what the run should know of it, in few bytes."""
         ...
 
@@ -156,12 +156,19 @@ class Look:
     ``features``.
 
     :param real_embeddings: (m, d) of the reference rows; with none there is no filter for copies.
+    :param near_duplicates: whether those within the shard are turned away, because nobody will see all shards at once.
     """
 
     def __init__(
-        self, job: Job, view: View, config: FilterConfig, real_embeddings: np.ndarray, label_names: Sequence[str]
+        self,
+        job: Job,
+        view: View,
+        config: FilterConfig,
+        real_embeddings: np.ndarray,
+        label_names: Sequence[str],
+        near_duplicates: bool,
     ) -> None:
-        self.job, self.view, self.config = job, view, config
+        self.job, self.view, self.config, self.near_duplicates = job, view, config, near_duplicates
         self.real_embeddings, self.label_names = real_embeddings, list(label_names)
 
     def __call__(self, shard: int) -> dict[str, Any]:
@@ -188,7 +195,7 @@ class Look:
             real_embeddings=self.real_embeddings,
             probabilities=probabilities,
             label_names=self.label_names,
-            near_duplicates=False,
+            near_duplicates=self.near_duplicates,
         )
         right = None if probabilities is None else probabilities[np.arange(len(labels)), labels]
         found = checked.rejections

@@ -13,6 +13,7 @@ from torch import Tensor
 from gendistill.examples import Candidate, Example
 from gendistill.filters import Rejection
 from gendistill.generators.base import Reply
+from gendistill.students.base import Features
 
 if TYPE_CHECKING:
     from gendistill.store import Planned
@@ -115,6 +116,20 @@ def array_of(table: pa.Table, name: str) -> Tensor:
     parts = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks if len(chunk)]
     flat = np.concatenate(parts) if parts else np.empty(0, np.float32)
     return torch.from_numpy(np.array(flat, dtype=np.float32).reshape(-1, width))
+
+
+def features_of(table: pa.Table) -> list[Features]:
+    """One a checkpoint."""
+    names = array_names(table)
+    count = sum(name.startswith("hidden.") for name in names)
+    return [
+        Features(
+            array_of(table, f"hidden.{t}"),
+            array_of(table, f"probs.{t}"),
+            array_of(table, f"gradient.{t}") if f"gradient.{t}" in names else None,
+        )
+        for t in range(count)
+    ]
 
 
 def array_names(table: pa.Table) -> list[str]:

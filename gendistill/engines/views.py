@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -68,8 +69,12 @@ def view_of(teacher: Teacher, storage: Storage) -> View:
     """Train the teacher if need be, put it into the storage, and say how to look through it."""
     student = teacher.prepare()
     folder = teacher.store.saved_folder(teacher.folder)
-    assert folder is not None  # a run directory keeps it
-    storage.send(folder, teacher.folder)
+    if folder is not None:
+        storage.send(folder, teacher.folder)
+    else:  # of a store that keeps nothing
+        with tempfile.TemporaryDirectory() as temporary:
+            student.save(Path(temporary))
+            storage.send(Path(temporary), teacher.folder)
     return View(
         storage,
         teacher.folder,

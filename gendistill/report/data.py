@@ -20,7 +20,7 @@ from gendistill.examples import Example
 from gendistill.filters import FUNNEL
 from gendistill.generators.meter import cost
 from gendistill.generators.urls import shown as shown_url
-from gendistill.journal import Journal, Row, open_journal
+from gendistill.journal import SHARDS, Journal, Row, open_journal
 from gendistill.report.audit import Audit, read_audit
 from gendistill.report.map import LAYERS, MOST, Axes, Layer, Point, TextMap, main_axes, nearest, sampled
 from gendistill.report.vectors import FloatArray, Vectors
@@ -433,6 +433,17 @@ def _funnel(journal: Journal, rows: Sequence[Row], chosen: int) -> Funnel:
         )
         for name in order
     ]
+    shards = journal.meta(SHARDS)
+    if shards:  # the journal holds what was proposed, and each round what was counted
+        turned_away = journal.rounds()[-1][2]["filters"]
+        shown = turned_away["examples"]
+        rejected = [
+            Rejected(name, count, [(0, _parts_of((one["text"],)), one["reason"]) for one in shown.get(name, ())])
+            for name, count in turned_away["rejected"].items()
+            if count
+        ]
+        kept = turned_away["kept"]
+        return Funnel(shards["asked"], shards["replies"], shards["failed"], turned_away["seen"], rejected, kept, chosen)
     return Funnel(
         asked=journal.count("requests"),
         replies=journal.count("replies"),
