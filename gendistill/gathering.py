@@ -60,6 +60,7 @@ class Gathering:
     def __post_init__(self) -> None:
         self.pool, self.report = Pool(), FilterReport()
         self.asked = [0] * len(self.label_names)
+        self.start: list[int] = []  # of the pool, a choice that was made on the way to it
         self._tuned = False
 
     def round(self, number: int, counts: Sequence[int], chosen: Chosen | None) -> Gathered:

@@ -189,7 +189,7 @@ class _Run:
                     else held_out(self.config, self.real.dev, dev, self.pool.examples, self.num_classes)
                 )
                 last = number >= self.config.rounds
-                before = choice.selection.chosen if choice else ()
+                before = choice.selection.chosen if choice else gathering.start
                 choice = choose(self.config, inputs, real.budgets, before, held=held, finals=last)
                 advance(1)
             relaxed = dict(choice.selection.relaxed)

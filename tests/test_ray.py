@@ -5,25 +5,31 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import pytest
 from fault_server import serving
-from test_run import final_bytes, replies_of
+from test_run import final_bytes, replies_of, small_config
 from test_server_runs import Dirs, _lines, _prompts, server_config
+from tiny import tiny_rows, write_jsonl
 
+import gendistill
 from gendistill import Config, distill
 from gendistill.engines.keeper import FILE
-from gendistill.errors import RunError
+from gendistill.errors import ConfigError, MissingExtraError, RunError
 from gendistill.loop import Distilled
+from gendistill.scoring import score_candidates
 
+Result = TypeVar("Result")
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.timeout(600)
 
@@ -99,7 +105,11 @@ def _arrived(config: Config) -> set[str]:
 
 
 def _while(config: Config, disturb: Callable[[], None]) -> Distilled:
-    """The run, with something going wrong beside it."""
+    return _beside(lambda: distill(config), disturb)
+
+
+def _beside(job: Callable[[], Result], disturb: Callable[[], None]) -> Result:
+    """The job, with something going wrong beside it."""
     trouble: list[BaseException] = []
 
     def work() -> None:
@@ -111,7 +121,7 @@ def _while(config: Config, disturb: Callable[[], None]) -> Distilled:
     thread = threading.Thread(target=work)
     thread.start()
     try:
-        return distill(config)
+        return job()
     finally:
         thread.join()
         if trouble:
@@ -189,3 +199,72 @@ def test_an_address_that_does_not_answer(tmp_path: Path, dirs: Dirs) -> None:
     with pytest.raises(RunError, match=r"--ray-address 127.0.0.1:9: no answer .*is the cluster up"):
         distill(config)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_scoring_job_survives_its_workers_and_writes_the_same_bytes(tmp_path: Path, dirs: Dirs, cluster: Any) -> None:
+    encoder, _, data = dirs
+    rows = [{**row, "label": row["label"]} for row in tiny_rows(2000, 3, seed=7)]
+    candidates = write_jsonl(tmp_path / "candidates.jsonl", rows)
+    config = small_config(tmp_path / "run", encoder, encoder, data)
+    here = score_candidates(candidates, config)
+    far = on_ray(config, cluster)
+    killed: list[int] = []
+
+    def kill() -> None:
+        deadline = time.monotonic() + 120
+        while len(killed) < 3 and time.monotonic() < deadline:
+            for process in _workers():
+                # Under way: it has taken time of the processor since it began
+                if process.pid not in killed and sum(process.cpu_times()[:2]) > 0.5:
+                    os.kill(process.pid, signal.SIGKILL)
+                    killed.append(process.pid)
+                    break
+            time.sleep(0.05)
+
+    there = _beside(lambda: score_candidates(candidates, far), kill)
+    assert killed and here.rows == there.rows and len(here.kept) > 5000
+
+
+def test_a_node_with_another_version_is_refused(tmp_path: Path, dirs: Dirs, cluster: Any) -> None:
+    package = Path(gendistill.__file__).parent
+    shutil.copytree(package, tmp_path / "old" / "gendistill")
+    (tmp_path / "old" / "gendistill" / "_version.py").write_text('__version__ = "0.0.1"\n')
+    paths = f"{tmp_path / 'old'}{os.pathsep}{os.environ['PYTHONPATH']}"
+    node = cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": paths})
+    try:
+        config = on_ray(server_config(tmp_path / "run", dirs, "http://127.0.0.1:9/v1"), cluster)
+        with pytest.raises(RunError, match=r"node .* has gendistill 0\.0\.1, this process .*; install the same one"):
+            distill(config)
+    finally:
+        cluster.remove_node(node)
+
+
+def test_a_storage_that_cannot_be_written_is_said_before_anything_is_asked(
+    tmp_path: Path, dirs: Dirs, cluster: Any
+) -> None:
+    (tmp_path / "file").write_text("x")
+    config = on_ray(
+        server_config(tmp_path / "run", dirs, "http://127.0.0.1:9/v1"), cluster, storage=str(tmp_path / "file" / "x")
+    )
+    with pytest.raises(RunError, match=r"--storage .*/file/x: cannot be read or written"):
+        distill(config)
+
+
+def test_without_ray_there_is_one_line(tmp_path: Path, dirs: Dirs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    config = server_config(tmp_path / "run", dirs, "http://127.0.0.1:9/v1")
+    with pytest.raises(MissingExtraError, match=r"--engine ray needs the package ray .*gendistill\[ray\]"):
+        distill(Config(**config.model_dump() | {"engine": {"kind": "ray"}}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"privacy": {"epsilon": 8}}, "private run"),
+        ({"generator": {"kind": "batch", "model": "m", "mode": "chat"}}, "batch files"),
+    ],
+)
+def test_what_ray_does_not_carry(tmp_path: Path, dirs: Dirs, changes: dict[str, Any], said: str) -> None:
+    config = small_config(tmp_path / "run", *dirs, engine={"kind": "ray"}, **changes)
+    with pytest.raises(ConfigError, match=f"--engine ray: .*{said}"):
+        distill(config)

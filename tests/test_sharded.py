@@ -166,13 +166,12 @@ def _calls(url: str) -> int:
 
 
 def test_more_than_can_be_held_is_proposed(tmp_path: Path, dirs: Dirs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gendistill.engines.proposals.GROUP_ROWS", 60)
-    monkeypatch.setattr("gendistill.engines.proposals.LEAST_FACTOR", 2)
+    monkeypatch.setattr("gendistill.engines.proposals.GROUP_ROWS", 120)
     with serving(tmp_path, cut=0.1) as server:
         plain = server_config(tmp_path / "whole" / "run", dirs, server.url, candidates=200)
         plain = Config(**plain.model_dump() | {"rounds": 1, "selection": {"method": "greedy"}})
         whole = distill(plain)
-        config = in_shards(plain.model_copy(update={"out": tmp_path / "parts" / "run"}), held_rows=120)
+        config = in_shards(plain.model_copy(update={"out": tmp_path / "parts" / "run"}), held_rows=500)
         parts = distill(config)
         assert distill(config).rows == parts.rows  # a finished run is the same again
     assert sorted(row["label"] for row in parts.rows) == [0] * 3 + [1] * 3 + [2] * 3

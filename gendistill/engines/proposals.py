@@ -19,13 +19,14 @@ import torch
 
 from gendistill.engines.stages import Job
 from gendistill.engines.storage import Storage
-from gendistill.engines.tables import array_names, array_of, features_of
+from gendistill.engines.tables import array_of, features_of
 from gendistill.objectives import ObjectiveInputs
 from gendistill.selection.shards import ShardRows
 from gendistill.selection.two_stage import Plan, Proposal, propose
 
 GROUP_ROWS = 131_072  # requests of a group, about: of 384 dimensions 0.2 GB, held twice
-LEAST_FACTOR = 4
+MOST_GROUPS = 1000  # beyond that groups are larger: what they propose must be held
+LEAST_FACTOR = 8
 
 Dropped = Mapping[tuple[int, int], npt.NDArray[np.int32]]
 """(round, shard) -> rows of it that are duplicates of others."""
@@ -44,9 +45,10 @@ class Group:
 
 
 def groups_of(jobs: Sequence[Job]) -> list[Group]:
+    rows = max(GROUP_ROWS, sum(job.plan.size for job in jobs) // MOST_GROUPS)
     found = []
     for job in jobs:
-        each = max(1, GROUP_ROWS // job.shard_rows)
+        each = max(1, rows // job.shard_rows)
         found += [Group(job, range(start, min(start + each, job.shards))) for start in range(0, job.shards, each)]
     return found
 
@@ -134,13 +136,16 @@ def proposed(storage: Storage, turn: str, groups: Sequence[Group]) -> Iterator[t
             yield group, candidates, storage.read(f"proposals/{turn}/features/{group.name}")
 
 
-def proposal_of(group: Group, features: pa.Table, with_features: bool) -> Proposal:
+def places_of(candidates: pa.Table, features: pa.Table) -> npt.NDArray[np.int64]:
+    """(n,) of a group's rows, each another number however often it is proposed."""
+    shards, rows = (table.column(name).to_numpy() for table, name in ((candidates, "shard"), (features, "row")))
+    return shards.astype(np.int64) << 32 | rows.astype(np.int64)
+
+
+def proposal_of(group: Group, candidates: pa.Table, features: pa.Table, with_features: bool) -> Proposal:
     """As ``two_stage.choose_among`` takes it."""
     labels = torch.from_numpy(features.column("label").to_numpy().astype(np.int64))
     seen = tuple(features_of(features)) if with_features else ()
     rows = ShardRows(labels, array_of(features, "embedding"), seen)
-    return Proposal(group.name, torch.arange(len(labels)), rows, len(labels), torch.empty(0, dtype=torch.int64))
-
-
-def arrays_of(features: pa.Table) -> dict[str, torch.Tensor]:
-    return {name: array_of(features, name) for name in array_names(features)}
+    places = torch.from_numpy(places_of(candidates, features))
+    return Proposal(group.name, places, rows, len(labels), torch.empty(0, dtype=torch.int64))

@@ -226,31 +226,35 @@ def _quiet(ray: Any) -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
-def _about(storage: str | None, probe: str) -> tuple[str, str, bool]:
-    """(version, host, whether a file of the storage is seen), of a node."""
-    seen = storage is None or Storage(storage).text(probe) is not None
-    return __version__, socket.gethostname(), seen
-
-
 def _everywhere(ray: Any, storage: str | None = None, probe: str = "") -> list[tuple[str, str, bool]]:
-    """What each node says. A node without gendistill says that it has version none."""
+    """(version of gendistill, host, whether a file of the storage is seen), of each node."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    def about() -> tuple[str, str, bool]:
+        # Sent by value, so that a node with another gendistill, or none, can say so
+        import socket
+
+        try:
+            from gendistill._version import __version__
+        except ImportError:
+            return "none", socket.gethostname(), True
+        if storage is None:
+            return __version__, socket.gethostname(), True
+        from gendistill.engines.storage import Storage
+
+        return __version__, socket.gethostname(), Storage(storage).text(probe) is not None
+
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    task = ray.remote(num_cpus=0, max_retries=0)(_about)
+    task = ray.remote(num_cpus=0, max_retries=0)(about)
     asked = [
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(storage, probe)
-        for node in nodes
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote() for node in nodes
     ]
     said = []
     for node, reference in zip(nodes, asked, strict=True):
         try:
             said.append(ray.get(reference, timeout=PROBE_S))
         except Exception as error:
-            if "No module named 'gendistill" in str(error):
-                said.append(("none", node[:8], True))
-            else:
-                raise RunError(f"--engine ray: node {node[:8]} does not answer ({_last_line(error)})") from error
+            raise RunError(f"--engine ray: node {node[:8]} does not answer ({_last_line(error)})") from error
     return said
 
 
@@ -259,8 +263,8 @@ def _same_version(ray: Any) -> None:
     for version, host, _ in _everywhere(ray):
         if version != __version__:
             raise RunError(
-                f"--engine ray: node {host} has gendistill {version}, this process {__version__}; install the same "
-                "version everywhere"
+                f"--engine ray: node {host} has gendistill {version}, this process {__version__}; install the same one "
+                "everywhere"
             )
 
 

@@ -19,6 +19,7 @@ from gendistill.engines.proposals import (
     Propose,
     factor_of,
     groups_of,
+    places_of,
     proposal_of,
     proposed,
 )
@@ -33,7 +34,7 @@ from gendistill.inputs import objective_inputs
 from gendistill.objectives import ObjectiveInputs
 from gendistill.planning import Chosen
 from gendistill.selection.shards import ShardRows
-from gendistill.selection.two_stage import Plan, choose_among, first_reference
+from gendistill.selection.two_stage import Plan, TwoStage, choose_among, first_reference
 
 if TYPE_CHECKING:
     from gendistill.engines.sharded import ShardedGathering
@@ -49,7 +50,7 @@ class Union:
         self.kept = [0] * len(gathering.label_names)
         self._jobs: list[Job] = []
         self._dropped: dict[tuple[int, int], npt.NDArray[np.int32]] = {}
-        self._taken: set[tuple[int, int, int]] = set()  # (round, shard, row) in the pool, or turned away on the way
+        self._taken: dict[tuple[str, int], str] = {}  # group, place in it -> id, of all that were proposed
         self._totals = dict.fromkeys(("asked", "replies", "failed", "prompt_tokens", "completion_tokens"), 0)
         weights = gathering.config.objective.weights
         self._with_features = any(weight > 0 and name not in EMBEDDINGS_ALONE for name, weight in weights.items())
@@ -68,6 +69,7 @@ class Union:
             min_distance=config.selection.min_distance,
         )
         reference = first_reference(real, plan) if chosen is None else self._rows_of(chosen)
+        result: TwoStage | None = None
         features = Chunks(self.of.store, f"round-{job.plan.round}")
         judged: list[tuple[Candidate, Rejection | None]] = []
         for number in range(passes):
@@ -76,11 +78,16 @@ class Union:
             proposals = []
             for group, candidates, table in proposed(self.of.storage, turn, groups):
                 judged += self._take(group, candidates, table, features)
-                proposals.append(proposal_of(group, table, self._with_features))
-            if number + 1 < passes and proposals:
-                reference = choose_among(proposals, real, plan).candidates
+                proposals.append(proposal_of(group, candidates, table, self._with_features))
+            if proposals:
+                result = choose_among(proposals, real, plan, previous=result)
+                reference = result.candidates
         features.close()
         self.of.judge_proposed(judged, features.name)
+        if chosen is None and result is not None:
+            place = {candidate.id: index for index, candidate in enumerate(self.of.pool.candidates)}
+            picked = [self._taken[group, row] for group, row in result.picks]
+            self.of.start = [place[id] for id in picked if id in place]
         return Gathered(job.plan.size, seen, kept)
 
     def _propose(
@@ -97,12 +104,11 @@ class Union:
         self, group: Group, candidates: pa.Table, table: pa.Table, features: Chunks
     ) -> list[tuple[Candidate, Rejection | None]]:
         """Those that no group proposed before; their features into the run directory."""
-        round = group.job.plan.round
-        places = zip(candidates.column("shard").to_pylist(), table.column("row").to_pylist(), strict=True)
-        keys = [(round, shard, row) for shard, row in places]
+        keys = [(group.name, row) for row in places_of(candidates, table).tolist()]
         new = np.array([key not in self._taken for key in keys], dtype=np.bool_)
-        self._taken.update(keys)
-        came = candidates_of(candidates.filter(pa.array(new)), round, group.job.plan.generator_name)
+        came = candidates_of(candidates.filter(pa.array(new)), group.job.plan.round, group.job.plan.generator_name)
+        fresh = [key for key, is_new in zip(keys, new, strict=True) if is_new]
+        self._taken.update({key: candidate.id for key, (candidate, _) in zip(fresh, came, strict=True)})
         features.add([candidate.id for candidate, _ in came], table, np.flatnonzero(new))
         return came
 
