@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
+import subprocess
 import sys
 import threading
 import time
@@ -17,6 +19,7 @@ from typing import Any, TypeVar
 
 import psutil
 import pytest
+import yaml
 from fault_server import serving
 from test_run import final_bytes, replies_of, small_config
 from test_server_runs import Dirs, _lines, _prompts, server_config
@@ -173,17 +176,27 @@ def test_killed_workers_lose_nothing_and_ask_nothing_twice(
     _same_and_nothing_twice(result, large, log, moments, at_once)
 
 
+class _Connection:
+    def close(self) -> None:
+        ray.shutdown()
+
+
 def test_a_node_that_is_lost_takes_nothing_with_it(tmp_path: Path, dirs: Dirs, large: Distilled, cluster: Any) -> None:
     log, at_once = tmp_path / "log", 4
     log.touch()
     moments: list[tuple[int, set[str]]] = []
+    # On one machine a process that connects may do so through any node; this one must not be through the one that goes
+    ray.init(address=cluster.address, log_to_driver=False)
     lost = cluster.add_node(num_cpus=2)
-    with serving(tmp_path, delay=0.02, log=str(log)) as server:
+    with contextlib.closing(_Connection()), serving(tmp_path, delay=0.02, log=str(log)) as server:
         config = on_ray(server_config(tmp_path / "run", dirs, server.url, candidates=300, concurrency=at_once), cluster)
 
         def remove() -> None:
             _busy(log, 150)
+            before = _workers()
             cluster.remove_node(lost, allow_graceful=False)
+            gone = [process for process in before if not process.is_running()]
+            assert gone, "no worker was on the node"
             time.sleep(0.3)
             moments.append((_lines(log), _arrived(config)))
 
@@ -229,14 +242,23 @@ def test_a_node_with_another_version_is_refused(tmp_path: Path, dirs: Dirs, clus
     package = Path(gendistill.__file__).parent
     shutil.copytree(package, tmp_path / "old" / "gendistill")
     (tmp_path / "old" / "gendistill" / "_version.py").write_text('__version__ = "0.0.1"\n')
-    paths = f"{tmp_path / 'old'}{os.pathsep}{os.environ['PYTHONPATH']}"
-    node = cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": paths})
+    node = cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": str(tmp_path / "old")})
+    # A process of its own: what this one has on its path Ray would give to the nodes too
+    settings = yaml.safe_dump(
+        json.loads(server_config(tmp_path / "run", dirs, "http://127.0.0.1:9/v1").model_dump_json())
+    )
+    (tmp_path / "run.yaml").write_text(settings)
+    command = [sys.executable, "-m", "gendistill", "generate", "-c", str(tmp_path / "run.yaml")]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     try:
-        config = on_ray(server_config(tmp_path / "run", dirs, "http://127.0.0.1:9/v1"), cluster)
-        with pytest.raises(RunError, match=r"node .* has gendistill 0\.0\.1, this process .*; install the same one"):
-            distill(config)
+        said = subprocess.run(
+            [*command, "--ray-address", cluster.address], capture_output=True, text=True, cwd=tmp_path, env=environment
+        )
     finally:
         cluster.remove_node(node)
+    told = " ".join(said.stderr.split())
+    assert said.returncode == RunError.exit_code and "Traceback" not in told, told
+    assert re.search(r"node \S+ has gendistill 0\.0\.1, this process \S+; install the same one everywhere", told), told
 
 
 def test_a_storage_that_cannot_be_written_is_said_before_anything_is_asked(
@@ -260,7 +282,7 @@ def test_without_ray_there_is_one_line(tmp_path: Path, dirs: Dirs, monkeypatch: 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"privacy": {"epsilon": 8}}, "private run"),
+        ({"privacy": {"epsilon": 8}, "generator": {}}, "private run"),
         ({"generator": {"kind": "batch", "model": "m", "mode": "chat"}}, "batch files"),
     ],
 )

@@ -8,6 +8,7 @@ the same shard. https://docs.ray.io/en/latest/data/ (map, ActorPoolStrategy), Ra
 from __future__ import annotations
 
 import logging
+import math
 import os
 import pickle
 import socket
@@ -37,68 +38,88 @@ ENVIRONMENT = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 SERVER_WRITERS = 2  # that ask servers: one waits for the last replies of its shard while the other is at its best
-SHARE = 0.01  # of a core that those take which mostly wait
+# Of the cores, for the workers of each kind together: less than all, so that every stage of a pipeline can be there
+CORES = {"write": 0.1, "work": 0.2, "look": 0.6}
+WAIT_S = 600  # for the cluster to have room for the workers
+VAIN = 3  # times that everything may be lost before anything is done
 
 
 class RayRunner:
-    """:param config: the cluster, and how many workers.
+    """:param config: how many workers.
     :param generator: says what a writer needs.
     """
 
     def __init__(self, config: EngineConfig, generator: GeneratorConfig) -> None:
         import ray
 
-        self.ray = ray
-        total = ray.cluster_resources()
-        self.cores, self.gpus = int(total.get("CPU", 1)), int(total.get("GPU", 0))
-        self.writers, self.writer_gpus = self._writers(config, generator)
-        self.scorers = config.scorers or max(self.gpus or self.cores, 1)
-        if self.gpus and self.writers * self.writer_gpus > self.gpus:
-            raise ConfigError(
-                f"engine.writers: {self.writers} generators on {self.writer_gpus:g} GPUs each need more than the "
-                f"{self.gpus} of the cluster; lower it"
-            )
+        self.ray, self.config, self.generator = ray, config, generator
+        self._workers()
 
-    def _writers(self, config: EngineConfig, generator: GeneratorConfig) -> tuple[int, float]:
-        """How many, and GPUs of each."""
-        if generator.kind == "server":
-            return config.writers or SERVER_WRITERS, 0
-        each = generator.vllm.tensor_parallel_size if generator.kind == "vllm" else 1
-        if not self.gpus:
-            return config.writers or 1, 0
-        return config.writers or max(1, self.gpus // each), each
+    def _workers(self) -> dict[str, tuple[int, float, float]]:
+        """Of each kind, by what the cluster has now: how many, cores of each, GPUs of each.
+
+        :raises ConfigError: more is asked for than there is.
+        """
+        total = self.ray.cluster_resources()
+        cores, gpus = int(total.get("CPU", 1)), int(total.get("GPU", 0))
+        scorers = self.config.scorers or gpus or cores
+        kind, each = self.generator.kind, 0
+        if kind != "server" and gpus:
+            each = self.generator.vllm.tensor_parallel_size if kind == "vllm" else 1
+        writers = self.config.writers or (SERVER_WRITERS if kind == "server" else max(1, gpus // each) if each else 1)
+        if writers * each > gpus:
+            raise ConfigError(
+                f"engine.writers: {writers} generators on {each} GPUs each, and the cluster has {gpus}; lower it"
+            )
+        return {
+            "write": (writers, _part(CORES["write"] * cores, writers), each),
+            "work": (scorers, _part(CORES["work"] * cores, scorers), 0),
+            "look": (scorers, _part(CORES["look"] * cores, scorers), _part(gpus, scorers)),
+        }
 
     def run(self, steps: Sequence[Step], shards: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """As ``Runner.run``."""
-        data = self.ray.data
-        rows = data.from_items(
-            [{"shard": shard, "told": pickle.dumps({})} for shard in shards], override_num_blocks=len(shards)
-        )
+        """As ``Runner.run``. What a lost worker or node had in hand is done again by others, when the rest is done."""
+        left, vain = dict.fromkeys(shards), 0
+        while left:
+            before = len(left)
+            try:
+                for row in self._pipeline(steps, list(left)).iter_rows():
+                    told = pickle.loads(row["told"])
+                    if isinstance(told, GendistillError):
+                        raise told
+                    del left[row["shard"]]
+                    yield int(row["shard"]), told
+            except self.ray.exceptions.RayError as error:
+                logging.getLogger(__name__).debug("Ray: %s", error)
+                reason = f" ({_last_line(error)})"
+            else:
+                reason = ""
+            vain = vain + 1 if len(left) == before else 0
+            if vain == VAIN:
+                raise RunError(
+                    f"Ray's workers were lost {VAIN} times before any did its part{reason}; look at memory and at 'ray "
+                    "status'; the same command goes on from here"
+                )
+
+    def _pipeline(self, steps: Sequence[Step], shards: Sequence[int]) -> Any:
+        data, workers = self.ray.data, self._workers()
+        items = [{"shard": shard, "told": pickle.dumps({})} for shard in shards]
+        rows = data.from_items(items, override_num_blocks=len(items))
         for step in steps:
-            count, cores, gpus = self._needs(step)
+            count, cores, gpus = workers[step.needs]
             rows = rows.map(
                 _Worker,
-                fn_constructor_args=(self.ray.put(step.build), max(1, self.cores // count)),
-                compute=data.ActorPoolStrategy(size=min(count, len(shards))),
+                fn_constructor_args=(self.ray.put(step.build), max(1, int(self._cores_of(count)))),
+                compute=data.ActorPoolStrategy(size=min(count, len(items))),
                 num_cpus=cores,
                 num_gpus=gpus or None,
+                # Not given to the same worker again: it may wait for a place in the cluster that is no more
+                max_task_retries=0,
             )
-        try:
-            for row in rows.iter_rows():
-                told = pickle.loads(row["told"])
-                if isinstance(told, GendistillError):
-                    raise told
-                yield int(row["shard"]), told
-        except self.ray.exceptions.RayError as error:
-            raise RunError(f"Ray stopped: {_last_line(error)}; the same command goes on from here") from error
+        return rows
 
-    def _needs(self, step: Step) -> tuple[int, float, float]:
-        """Workers of a step; cores and GPUs of each."""
-        if step.needs == "write":
-            return self.writers, SHARE, self.writer_gpus
-        if step.needs == "look" and self.gpus:
-            return self.scorers, SHARE, min(1.0, self.gpus / self.scorers)
-        return self.scorers, SHARE, 0
+    def _cores_of(self, count: int) -> float:
+        return float(self.ray.cluster_resources().get("CPU", 1)) / count
 
     @contextmanager
     def keeper(self, path: Path) -> Iterator[Replies]:
@@ -130,6 +151,11 @@ class RemoteKeeper:
         _get(self._actor.drop.remote(list(ids)))
 
 
+def _part(total: float, count: int) -> float:
+    """Of each, in the thousandths that Ray counts by, and no more than one."""
+    return min(1.0, math.floor(1000 * total / count) / 1000)
+
+
 def _get(reference: Any) -> Any:
     import ray
 
@@ -155,6 +181,8 @@ class _Worker:
                 told |= self.stage(int(row["shard"]))
             except GendistillError as error:  # one line for the user, without Ray's traceback
                 told = error
+            except Exception as error:  # not Ray's to do again: it would end in the same way
+                told = RunError(f"a worker failed: {type(error).__name__}: {_last_line(error)}")
         return {"shard": row["shard"], "told": pickle.dumps(told)}
 
 
@@ -222,8 +250,10 @@ def _reach(address: str) -> None:
 def _quiet(ray: Any) -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    context.wait_for_min_actors_s = WAIT_S
+    context.max_errored_blocks = -1  # a lost worker's part is done again, and is no reason to stop
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 def _everywhere(ray: Any, storage: str | None = None, probe: str = "") -> list[tuple[str, str, bool]]:
