@@ -21,7 +21,8 @@ from gendistill.data.readers import Source, open_file
 from gendistill.data.rows import columns_for
 from gendistill.errors import DataError
 from gendistill.examples import Example
-from gendistill.filters import Rejection, text_key
+from gendistill.filters import Rejection
+from gendistill.folding import text_key
 
 _SHOWN_LINES = 5
 

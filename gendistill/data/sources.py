@@ -14,6 +14,7 @@ from gendistill.data.builtin import bbc_news_rows, get_builtin
 from gendistill.data.places import find_files, names_files
 from gendistill.data.readers import Row, Source, hub_shards, joined, open_files, open_hub, open_shards
 from gendistill.errors import DataError
+from gendistill.progress import Reporter
 
 SHARD_BYTES = 128 << 20  # of a file that is read in parts
 HUB_ROWS = 500_000  # of a shard of a hub dataset
@@ -96,6 +97,18 @@ def in_processes(count: int) -> Run:
                 yield done.result()
 
     return run
+
+
+def tracked(reporter: Reporter, stage: str, run: Run = map) -> Run:
+    """The same, telling how many shards are done."""
+
+    def told(work: Callable[[Source], T], shards: Sequence[Source]) -> Iterable[T]:
+        with reporter.track(stage, len(shards)) as advance:
+            for done, result in enumerate(run(work, shards), 1):
+                advance(done)
+                yield result
+
+    return told
 
 
 _work: Callable[[Source], Any] | None = None  # of a process of in_processes
