@@ -66,7 +66,7 @@ def copies_of_all(config: Config, real: RealData, examples: Sequence[Example], r
     unit, ngram = copy_length(config.filters, [*real.train, *real.target])
     wanted = wanted_of(examples, ngram)
     work = partial(seen_in, wanted=wanted, columns=columns, max_chars=config.data.max_chars)
-    return _verdicts(examples, wanted, merge(run(work, shards)), unit)
+    return verdicts(examples, wanted, merge(run(work, shards)), unit)
 
 
 def wanted_of(examples: Iterable[Example], ngram: int) -> Wanted:
@@ -121,7 +121,12 @@ class _Marks:
         self.found[np.searchsorted(self.hashes, there)] = True
 
 
-def _verdicts(examples: Sequence[Example], wanted: Wanted, seen: Seen, unit: str) -> dict[str, Rejection]:
+def verdicts(examples: Sequence[Example], wanted: Wanted, seen: Seen, unit: str) -> dict[str, Rejection]:
+    """By the id of each candidate of which something was seen.
+
+    :param wanted: of these candidates.
+    :param unit: what texts are counted in (``filters.copy_length``).
+    """
     keys = wanted.keys[np.unpackbits(seen.keys, count=len(wanted.keys)).astype(np.bool_)]
     grams = wanted.grams[np.unpackbits(seen.grams, count=len(wanted.grams)).astype(np.bool_)]
     found: dict[str, Rejection] = {}

@@ -86,14 +86,19 @@ def load_real(config: DataConfig, *, per_class: int, seed: int, by_row: bool = F
     :raises MissingExtraError: a built-in dataset's package is not installed.
     :raises ConfigError: names of classes that contradict each other, or a sample of what cannot be sampled.
     """
-    source, splits, sampled = _open(config, by_row)
+    if config.max_rows is not None and by_row:
+        raise ConfigError("data.max_rows: a private run reads all rows, for in a sample one row moves another")
+    source, splits = open_source(config, in_shards=config.max_rows is not None)
     columns = columns_of(source, config)
+    sampled = config.max_rows is not None and holds_more(source, columns, config.max_rows)
+    if config.max_rows is not None and not sampled:
+        source, splits = open_source(config)
     labels = _labels(config, source, columns)
     report = DataReport()
     if sampled:
         if isinstance(labels, LabelSets):
             raise ConfigError("data.max_rows: rows of several labels each are not sampled; leave it out")
-        sample = sample_of(source.parts or [source], columns, config, seed, run)
+        sample = sample_of(source, columns, config, seed, run)
         examples, labels, report = sample.examples(source.name), sample.labels, sample.report
     else:
         examples = _read_unique(source, config, columns, labels, report)
@@ -174,18 +179,6 @@ def load_test(
 
 
 # -- what there is to read ---------------------------------------------------------------------------------------------
-
-
-def _open(config: DataConfig, by_row: bool) -> tuple[Source, list[str] | None, bool]:
-    """The training rows, the names of a hub dataset's splits, and whether the rows are more than may be held."""
-    if config.max_rows is None:
-        return *open_source(config), False
-    if by_row:
-        raise ConfigError("data.max_rows: a private run reads all rows, for in a sample one row moves another")
-    source, splits = open_source(config, in_shards=True)
-    if holds_more(source.parts or [source], config.max_rows):
-        return source, splits, True
-    return *open_source(config), False
 
 
 def _read_test(

@@ -98,8 +98,8 @@ def _arrow_file_system(address: str, lacking: ImportError) -> tuple[Any, str]:
 
     try:
         files, path = FileSystem.from_uri(address)
-    except (ArrowException, OSError, ValueError):
-        raise DataError(f"{address}: cannot be opened ({one_line(lacking)})") from lacking
+    except (ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{address}: cannot be opened ({one_line(lacking)}; {one_line(error)})") from error
     return ArrowFSWrapper(files), str(path)
 
 

@@ -79,8 +79,11 @@ class Sample:
         Fixes the classes and completes the report.
 
         :raises DataError: there is no usable row.
+        :raises ConfigError: the limit is below the number of classes.
         """
         self.trim()
+        if not self.held and any(self.totals):
+            raise ConfigError(f"data.max_rows: {self.limit} rows are too few for {len(self.totals)} classes")
         if not self.held:
             raise DataError(
                 f"{source}: none of {self.report.rows_read} rows has both a text and a label; see --text-column and "
@@ -136,10 +139,9 @@ def fair_level(counts: Sequence[int], limit: int) -> int:
     return max(counts, default=0)
 
 
-def holds_more(shards: Iterable[Source], rows: int) -> bool:
+def holds_more(source: Source, columns: Columns, rows: int) -> bool:
     """Whether there are more rows than that. No more are read."""
-    read = itertools.chain.from_iterable(shard.rows(None) for shard in shards)
-    return next(itertools.islice(read, rows, None), None) is not None
+    return next(itertools.islice(source.rows([columns.label]), rows, None), None) is not None
 
 
 def sample_shard(shard: Source, columns: Columns, config: DataConfig, seed: int) -> Sample:
@@ -170,12 +172,13 @@ def merge(samples: Iterable[Sample]) -> Sample:
     return first
 
 
-def sample_of(shards: Sequence[Source], columns: Columns, config: DataConfig, seed: int, run: Run) -> Sample:
-    """The sample of all shards' rows.
+def sample_of(source: Source, columns: Columns, config: DataConfig, seed: int, run: Run) -> Sample:
+    """The sample of all rows.
 
+    :param source: its parts are the shards.
     :param run: as ``map``, in any order; best one that gives results as they come.
     """
-    return merge(run(partial(sample_shard, columns=columns, config=config, seed=seed), shards))
+    return merge(run(partial(sample_shard, columns=columns, config=config, seed=seed), source.parts or [source]))
 
 
 def _order(texts: Texts, seed: int) -> int:

@@ -16,7 +16,7 @@ from gendistill.data.readers import Row, Source, hub_shards, joined, open_files,
 from gendistill.errors import DataError
 from gendistill.progress import Reporter
 
-SHARD_BYTES = 128 << 20  # of a file that is read in parts
+SHARD_BYTES = 64 << 20  # of a file that is read in parts
 HUB_ROWS = 500_000  # of a shard of a hub dataset
 T = TypeVar("T")
 
