@@ -572,6 +572,13 @@ def test_copies_by_other_processes_are_the_same(tmp_path: Path, small_shards: No
     assert copies_of_all(config, real, []) == {}
 
 
+def test_an_error_in_one_process_ends_the_work(tmp_path: Path, small_shards: None) -> None:
+    path = write_jsonl(tmp_path / "d.jsonl", tiny_rows(100, 3))
+    path.write_text(path.read_text() + '{"text": "x y", "label": 0.5}\n')
+    with pytest.raises(DataError, match=r"d\.jsonl, from byte [\d,]+, line \d+: label 0\.5 is neither"):
+        load(path, max_rows=60, run=in_processes(2))
+
+
 def test_copies_cost_nothing_where_all_rows_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config(data={"dataset": str(write_jsonl(tmp_path / "d.jsonl", tiny_rows(20, 3))), "max_rows": 60})
     real = load_real(config.data, per_class=1, seed=0)

@@ -149,6 +149,8 @@ def find_files(name: str) -> list[Place]:
 
 
 def _at_address(address: str) -> list[Place]:
+    if address.lower().startswith("http") and suffix_of(address):
+        return [Place(address)]  # to ask whether it is a folder would be to read it
     files, path = file_system(address)
     try:
         if "*" in address:

@@ -93,8 +93,11 @@ def in_processes(count: int) -> Run:
         # A forked copy of a process with threads may hang. The work is sent once a process, for it may be large
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(count, context, initializer=_begin, initargs=(work,)) as pool:
-            for done in as_completed([pool.submit(_work_on, shard) for shard in shards]):
-                yield done.result()
+            try:
+                for done in as_completed([pool.submit(_work_on, shard) for shard in shards]):
+                    yield done.result()
+            finally:
+                pool.shutdown(cancel_futures=True)  # after an error, what has not begun
 
     return run
 
