@@ -107,6 +107,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         for result, used in each(partial(with_peak, work), shards):
             workers.append(used)
             yield result
+            del result
 
     began, cpu_began = time.perf_counter(), cpu()
     real = load_real(config.data, per_class=1, seed=0, run=run)

@@ -42,6 +42,7 @@ class Sample:
     totals: list[int] = field(default_factory=list)  # usable rows of each class, seen in all
     cuts: list[int] = field(default_factory=list)  # of each class: rows of a greater hash are out for good
     held: int = 0  # rows
+    most: int = _ALL  # of a class, at the last trim; more rows can only make it less
 
     def add(self, texts: Texts, label: int) -> None:
         self._make_room(label)
@@ -53,6 +54,7 @@ class Sample:
     def adopt(self, other: Sample) -> None:
         """Take in the sample of other rows, by the same limit and seed."""
         places = self.labels.adopt(other.labels)
+        self.most = min(self.most, other.most)
         for label, rows in enumerate(other.rows):
             place = places[label]
             self._make_room(place)
@@ -65,10 +67,11 @@ class Sample:
 
     def trim(self) -> None:
         """Drop what cannot be among the least any more, whatever rows are still to come."""
-        most = fair_level([len(rows) for rows in self.rows], self.limit)
+        # Never more than before: what was dropped then does not show in the counts
+        self.most = min(self.most, fair_level([len(rows) for rows in self.rows], self.limit))
         for label, rows in enumerate(self.rows):
-            if len(rows) > most:
-                kept = heapq.nsmallest(most, rows.items(), key=lambda item: (item[1][0], item[0]))
+            if len(rows) > self.most:
+                kept = heapq.nsmallest(self.most, rows.items(), key=lambda item: (item[1][0], item[0]))
                 self.rows[label] = dict(kept)
                 self.cuts[label] = kept[-1][1][0] if kept else -1
         self.held = sum(map(len, self.rows))
@@ -128,7 +131,7 @@ class Sample:
 
 
 def fair_level(counts: Sequence[int], limit: int) -> int:
-    """The largest number n by which at most n of each come to at most ``limit`` together; all there are if they do."""
+    """The largest number n, ``limit`` at most, by which at most n of each come to at most ``limit`` together."""
     left = limit
     ordered = sorted(counts)
     for place, count in enumerate(ordered):
@@ -136,7 +139,7 @@ def fair_level(counts: Sequence[int], limit: int) -> int:
         if count > share:
             return share
         left -= count
-    return max(counts, default=0)
+    return limit
 
 
 def holds_more(source: Source, columns: Columns, rows: int) -> bool:
@@ -166,9 +169,11 @@ def merge(samples: Iterable[Sample]) -> Sample:
     """
     rest = iter(samples)
     first = next(rest)
+    first.trim()
     for sample in rest:
         first.adopt(sample)
-    first.trim()
+        first.trim()
+        del sample  # before the next is made
     return first
 
 

@@ -107,9 +107,12 @@ def tracked(reporter: Reporter, stage: str, run: Run = map) -> Run:
 
     def told(work: Callable[[Source], T], shards: Sequence[Source]) -> Iterable[T]:
         with reporter.track(stage, len(shards)) as advance:
-            for done, result in enumerate(run(work, shards), 1):
+            done = 0
+            for result in run(work, shards):
+                done += 1
                 advance(done)
                 yield result
+                del result  # before the next is made
 
     return told
 
