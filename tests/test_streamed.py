@@ -631,6 +631,7 @@ def test_score_and_select_with_a_sample(
 
     arguments = ["select", str(candidates), *common, "--per-class", "6", "--budget", "proportional"]
     assert run(monkeypatch, *arguments, "-o", str(tmp_path / "chosen.jsonl")) == 0
+    assert "--set data.max_rows=150" in " ".join(capsys.readouterr().out.split())  # of the command to type next
     chosen = [json.loads(line) for line in (tmp_path / "chosen.jsonl").read_text().splitlines()]
     # by the shares of the whole data, 100 to 200 to 200, not of the sample, 50 each
     assert Counter(row["label_name"] for row in chosen) == {"food": 4, "music": 7, "sport": 7}

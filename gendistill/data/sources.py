@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -107,10 +108,9 @@ def tracked(reporter: Reporter, stage: str, run: Run = map) -> Run:
 
     def told(work: Callable[[Source], T], shards: Sequence[Source]) -> Iterable[T]:
         with reporter.track(stage, len(shards)) as advance:
-            done = 0
+            count = itertools.count(1)
             for result in run(work, shards):
-                done += 1
-                advance(done)
+                advance(next(count))
                 yield result
                 del result  # before the next is made
 
