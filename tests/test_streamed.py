@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from gendistill.data.copies import copies_of_all, merge, seen_in, verdicts, want
 from gendistill.data.places import Place
 from gendistill.data.readers import Row, Source, joined, open_shards
 from gendistill.data.sample import Sample, fair_level, sample_shard
-from gendistill.data.sources import data_shards, in_processes, open_source
+from gendistill.data.sources import data_shards, in_processes, open_source, tracked
 from gendistill.errors import ConfigError, DataError
 from gendistill.examples import Example
 from gendistill.filters import Rejection, TextFilter, copy_length
@@ -568,6 +569,24 @@ def test_copies_by_other_processes_are_the_same(tmp_path: Path, small_shards: No
     assert found[candidates[0].id].reason.startswith("the same text as a real row (")
     assert copies_of_all(config, real, candidates, in_processes(2)) == found
     assert copies_of_all(config, real, []) == {}
+
+
+def test_progress_is_told_by_shards() -> None:
+    told: list[Any] = []
+
+    class Told:
+        def say(self, line: str) -> None:
+            told.append(line)
+
+        @contextmanager
+        def track(self, stage: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
+            told.append((stage, total))
+            yield lambda done, note="": told.append(done)
+
+    shards = [shard_of([(f"text {i}", "a")] * i) for i in range(3)]
+    run = tracked(Told(), "sample")
+    assert [*run(lambda shard: len([*shard.rows(None)]), shards)] == [0, 1, 2]
+    assert told == [("sample", 3), 1, 2, 3]
 
 
 def test_an_error_in_one_process_ends_the_work(tmp_path: Path, small_shards: None) -> None:
