@@ -327,6 +327,9 @@ def test_a_folder_of_files_is_a_dataset(tmp_path: Path) -> None:
     (folder / "notes.txt").write_text("not rows")
     assert everything(load(folder)) == sorted((row["text"], row["label"]) for row in rows)
     assert load(folder).report.rows_read == 60
+    (folder / "notes.txt").unlink()
+    for pattern in (f"{folder}/*", f"{tmp_path}/**/*", f"file://{folder}/*"):
+        assert parts_of(load(pattern)) == parts_of(load(folder)), pattern
     source, splits = open_source(DataConfig(dataset=str(folder)))
     assert splits is None and [part.name for part in source.parts] == [
         str(folder / "train-0.jsonl"),

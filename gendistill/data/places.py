@@ -137,7 +137,7 @@ def find_files(name: str) -> list[Place]:
             places = [Place(str(path / file)) for file in _in_folder(path)]
         elif _is_pattern(name) and not path.is_file():
             found = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-            places = [Place(str(file)) for file in sorted(found) if file.is_file()]
+            places = [Place(str(file)) for file in sorted(found) if file.is_file() and not _beside(file.name)]
         else:
             return [Place(str(path))]
     if not places:
@@ -157,7 +157,8 @@ def _at_address(address: str) -> list[Place]:
             base = address[: address.index("*")].rpartition("/")[0]
             before = file_system(base)[1]
             found = sorted(file for file in files.glob(path) if not files.isdir(file))
-            return [Place(f"{base}/{str(file).removeprefix(before).lstrip('/')}") for file in found]
+            places = [Place(f"{base}/{str(file).removeprefix(before).lstrip('/')}") for file in found]
+            return [place for place in places if not _beside(place.name)]
         if not files.isdir(path):
             if not files.exists(path):
                 raise DataError(f"{address}: no such file or folder")
@@ -180,8 +181,12 @@ def _in_folder(folder: Path) -> list[str]:
 
 
 def _holds_rows(file: str) -> bool:
-    """False of what writers leave beside their rows, such as ``_SUCCESS`` or ``.part.crc``, and of other files."""
-    return suffix_of(file) is not None and not file.startswith((".", "_"))
+    return suffix_of(file) is not None and not _beside(file)
+
+
+def _beside(file: str) -> bool:
+    """Whether it is what writers leave beside their rows, such as ``_SUCCESS`` or ``.part.crc``."""
+    return file.startswith((".", "_"))
 
 
 def _of_other_split(file: str) -> bool:
