@@ -19,12 +19,12 @@ import numpy.typing as npt
 from gendistill.config import FilterConfig
 from gendistill.errors import DataError
 from gendistill.examples import CONVERSATION_FIELDS, Example
+from gendistill.folding import HashArray, contains, fold, hashes, is_spaceless, key_of, longest_run, ngram_hashes
 
 if TYPE_CHECKING:
     from gendistill.tasks.base import Check
 
 FloatArray = npt.NDArray[np.float32]
-HashArray = npt.NDArray[np.uint64]
 
 FUNNEL = (
     "empty",
@@ -94,102 +94,6 @@ class FilterReport:
         """One line, the busiest filter first: ``wrong_label 87, near_duplicate 12``."""
         busiest = sorted((item for item in self.counts.items() if item[1]), key=lambda item: -item[1])
         return ", ".join(f"{name} {count}" for name, count in busiest) or "nothing turned away"
-
-
-# ---------------------------------------------------------------------------------------------- folding and hashing
-
-# Scripts written without spaces between words: each of their characters counts as a unit of its own.
-SPACELESS = (
-    (0x0E00, 0x0EFF),
-    (0x1000, 0x109F),
-    (0x1780, 0x17FF),
-    (0x3040, 0x30FF),
-    (0x3400, 0x9FFF),
-    (0x20000, 0x3FFFF),
-)
-
-
-def is_spaceless(code: int) -> bool:
-    return any(low <= code <= high for low, high in SPACELESS)
-
-
-class _FoldTable(dict[int, "str | int"]):
-    """For str.translate: keeps letters, marks and numbers of any script, makes everything else a space."""
-
-    def __missing__(self, code: int) -> str | int:
-        if unicodedata.category(chr(code))[0] not in "LMN":
-            value: str | int = " "
-        else:
-            value = f" {chr(code)} " if is_spaceless(code) else code
-        self[code] = value
-        return value
-
-
-_FOLD = _FoldTable()
-
-
-def fold(text: str) -> list[str]:
-    """The units of a text, without case, punctuation or spacing: words, or characters in scripts without spaces."""
-    return unicodedata.normalize("NFKC", text).casefold().translate(_FOLD).split()
-
-
-def _key(text: str, units: Sequence[str]) -> str:
-    """What two texts have in common when they differ in case, spacing and punctuation only."""
-    return " ".join(units) or text.strip().casefold()
-
-
-def text_key(text: str) -> str:
-    """Equal for two texts that differ in case, spacing and punctuation only."""
-    return _key(text, fold(text))
-
-
-def key_hashes(texts: Sequence[str]) -> HashArray:
-    """(n,) uint64, equal for two texts of one key, in any process."""
-    return _hashes([text_key(text) for text in texts])
-
-
-def _hashes(strings: Sequence[str]) -> HashArray:
-    """(n,) uint64, the same in every process: a filter may be sent to another one, which Python's own hash forbids."""
-    from pandas.util import hash_array
-
-    values = np.empty(len(strings), dtype=object)
-    values[:] = strings
-    try:
-        return hash_array(values, categorize=False)
-    except UnicodeEncodeError:  # half a character, from a broken escape
-        values[:] = [text.encode("utf-8", "surrogatepass").decode("utf-8", "replace") for text in strings]
-        return hash_array(values, categorize=False)
-
-
-def _ngram_hashes(rows: Sequence[Sequence[str]], n: int) -> HashArray:
-    """Hashes of all n-grams of all rows, in order, none across two rows. (total,) uint64."""
-    lengths = np.array([len(row) for row in rows], dtype=np.int64)
-    words = _hashes([unit for row in rows for unit in row])
-    if len(words) < n:
-        return np.empty(0, dtype=np.uint64)
-    # Multilinear hashing modulo 2**64: random odd multiplier per position.
-    multipliers = np.random.default_rng(0).integers(0, 2**63, size=n, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    starts = len(words) - n + 1
-    grams = np.zeros(starts, dtype=np.uint64)
-    for offset, multiplier in enumerate(multipliers):
-        grams += words[offset : offset + starts] * multiplier
-    row_end = np.repeat(np.cumsum(lengths), lengths)[:starts]
-    return grams[np.arange(starts) + n <= row_end]
-
-
-def _contains(sorted_hashes: HashArray, wanted: HashArray) -> npt.NDArray[np.bool_]:
-    if len(sorted_hashes) == 0:
-        return np.zeros(len(wanted), dtype=np.bool_)
-    at = np.minimum(np.searchsorted(sorted_hashes, wanted), len(sorted_hashes) - 1)
-    return sorted_hashes[at] == wanted
-
-
-def _longest_run(hits: npt.NDArray[np.bool_]) -> int:
-    best = current = 0
-    for hit in hits.tolist():
-        current = current + 1 if hit else 0
-        best = max(best, current)
-    return best
 
 
 # ------------------------------------------------------------------------------------------------- what texts look like
@@ -296,7 +200,7 @@ class TextFilter:
             raise DataError("filters: there are no real rows to learn lengths from; give a dataset with rows")
 
     def _learn(self, config: FilterConfig, real: Sequence[Example], copies: bool) -> None:
-        sample = real[:: -(-len(real) // LEARN_ROWS)]
+        sample = _looked_at(real)
         shapes = [_shape(example.text, fold(example.text)) for example in sample]
         self._min_letters = 0.75 * float(np.quantile([shape.letters for shape in shapes], 0.01))
         self._min_distinct = 0.5 * float(np.quantile([shape.distinct for shape in shapes], 0.01))
@@ -305,18 +209,15 @@ class TextFilter:
         self._bad_characters_usual = np.mean([_bad_character(example.text) is not None for example in sample]) > 0.05
         self._real_end_share = float(np.mean([_ends_like_sentence(example.fields[-1]) for example in sample]))
 
-        units = [unit for example in sample[:1000] for unit in fold(example.text)]
-        spaceless = sum(len(unit) == 1 and is_spaceless(ord(unit)) for unit in units) > len(units) / 2
-        self._unit = "characters" if spaceless else "words"
-        self._ngram = config.real_copy_ngram * (2 if spaceless else 1)  # a Chinese word has about two characters
+        self._unit, self._ngram = copy_length(config, real)
 
         lengths: list[int] = []
         keys: list[HashArray] = []
         for block in _blocks(real):
             rows = [fold(example.text) for example in block]
             lengths.extend(map(len, rows))
-            keys.append(_hashes([_key(example.text, row) for example, row in zip(block, rows, strict=True)]))
-            grams = _ngram_hashes(rows, self._ngram)
+            keys.append(hashes([key_of(example.text, row) for example, row in zip(block, rows, strict=True)]))
+            grams = ngram_hashes(rows, self._ngram)
             grams.sort()
             self._ngrams.append(grams)
         self._real_keys = np.sort(np.concatenate(keys))
@@ -352,14 +253,14 @@ class TextFilter:
         garbage = self._garbage(text, units)
         if garbage:
             return Rejection("garbage", garbage)
-        key = _key(text, units)
+        key = key_of(text, units)
         if key in self._accepted:
             return Rejection("duplicate", "the same text as an earlier candidate")
-        if _contains(self._real_keys, _hashes([key]))[0]:
-            return Rejection("real_copy", f"the same text as a real row ({len(units)} {self._unit})")
+        if contains(self._real_keys, hashes([key]))[0]:
+            return same_as_real(len(units), self._unit)
         shared = self._shared_with_real(units)
         if shared:
-            return Rejection("real_copy", f"{shared} consecutive {self._unit} are in the real data")
+            return shared_with_real(shared, self._unit)
         self._accepted.add(key)
         return None
 
@@ -386,11 +287,33 @@ class TextFilter:
 
     def _shared_with_real(self, units: Sequence[str]) -> int:
         """Longest run of units that is in the real data; 0 below the configured length."""
-        grams = _ngram_hashes([units], self._ngram)
+        grams = ngram_hashes([units], self._ngram)
         hits = np.zeros(len(grams), dtype=np.bool_)
         for block in self._ngrams:
-            hits |= _contains(block, grams)
-        return self._ngram + _longest_run(hits) - 1 if hits.any() else 0
+            hits |= contains(block, grams)
+        return self._ngram + longest_run(hits) - 1 if hits.any() else 0
+
+
+def copy_length(config: FilterConfig, real: Sequence[Example]) -> tuple[str, int]:
+    """What these texts are counted in, "words" or "characters", and how many in a row make a copy of a real row."""
+    units = [unit for example in _looked_at(real)[:1000] for unit in fold(example.text)]
+    spaceless = sum(len(unit) == 1 and is_spaceless(ord(unit)) for unit in units) > len(units) / 2
+    # A Chinese word has about two characters
+    return ("characters", 2 * config.real_copy_ngram) if spaceless else ("words", config.real_copy_ngram)
+
+
+def same_as_real(length: int, unit: str) -> Rejection:
+    return Rejection("real_copy", f"the same text as a real row ({length} {unit})")
+
+
+def shared_with_real(run: int, unit: str) -> Rejection:
+    """:param run: units in a row that real rows have too."""
+    return Rejection("real_copy", f"{run} consecutive {unit} are in the real data")
+
+
+def _looked_at(real: Sequence[Example]) -> Sequence[Example]:
+    """The rows that what is usual is learnt from."""
+    return real[:: -(-len(real) // LEARN_ROWS)]
 
 
 def _blocks(real: Sequence[Example]) -> Iterator[Sequence[Example]]:

@@ -49,8 +49,7 @@ def real_side(config: Config, real: RealData, teacher: Teacher) -> RealSide:
     targets = target_rows(rows, num_classes, config.objective.target_rows_per_class, config.seed)
     _, features = teacher.features("target", [rows[row] for row in targets])
     labels = torch.tensor([row.label for row in rows], dtype=torch.int64)
-    counts = [len(members) for members in by_class(aim, num_classes)]
-    budgets = class_budgets(counts, config.per_class, config.selection.budget)
+    budgets = class_budgets(real.sizes, config.per_class, config.selection.budget)
     passed = teacher.segments() if needs_segments(config) else ()
     return RealSide(rows, labels, embeddings, targets, features, passed, num_classes, budgets)
 

@@ -15,6 +15,7 @@ from gendistill.config import Config
 from gendistill.data import RealData, load_real
 from gendistill.data.load_instructions import load_instructions
 from gendistill.data.skills import skill_names
+from gendistill.data.sources import tracked
 from gendistill.errors import ConfigError
 from gendistill.examples import Example, by_class
 from gendistill.inputs import say_unread
@@ -55,7 +56,8 @@ def prepare(config: Config, store: TeacherStore, reporter: Reporter) -> Prepared
     """
     if config.data.task == "instruction":
         return _instructions(config, store, reporter)
-    real = load_real(config.data, per_class=1, seed=config.seed, by_row=config.private)
+    run = tracked(reporter, "sample")
+    real = load_real(config.data, per_class=1, seed=config.seed, by_row=config.private, run=run)
     for line in real.report.lines():
         reporter.say(line)
     student = EncoderStudent(config.student, len(real.label_names))

@@ -17,7 +17,9 @@ from gendistill.chosen import chosen_row
 from gendistill.config import Config
 from gendistill.data import RealData
 from gendistill.data.candidates import CandidateFile, read_candidates, read_instructions
+from gendistill.data.copies import copies_of_all
 from gendistill.data.rows import columns_for, labels_of, texts_of
+from gendistill.data.sources import tracked
 from gendistill.engines.open import engine_of
 from gendistill.engines.runner import Runner
 from gendistill.errors import DataError
@@ -208,6 +210,13 @@ def _filtered_by(
     for i, row in enumerate(given):
         if verdicts[i] is None and row.example is not None:
             verdicts[i] = text_filter.check(row.example, "stop")
+    if file is not None:
+        left = [row.example for row, verdict in zip(given, verdicts, strict=True) if row.example and verdict is None]
+        copied = copies_of_all(config, real, left, tracked(reporter, "copies"))
+        verdicts = [
+            copied.get(row.example.id) if row.example and verdict is None else verdict
+            for row, verdict in zip(given, verdicts, strict=True)
+        ]
     examples = [row.example or _NO_EXAMPLE for row in given]
     if runner is not None:
         from gendistill.engines.spread import fill, passing_storage

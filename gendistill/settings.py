@@ -28,7 +28,14 @@ class DataConfig(Section):
         4, ge=1, description="of skills that instruction data is parted into; each is matched by itself"
     )
     dataset: str = Field(
-        "builtin:bbc-news", description="hub name, path of a .jsonl/.csv/.parquet file, or builtin:bbc-news"
+        "builtin:bbc-news",
+        description="hub name; path, pattern, folder or address (such as s3://...) of .jsonl/.csv/.parquet files; or "
+        "builtin:bbc-news",
+    )
+    max_rows: int | None = Field(
+        None,
+        ge=10,
+        description="real rows that are held at most: of more, a sample by content, of each class alike; absent: all",
     )
     subset: str | None = Field(None, description="configuration of a hub dataset")
     split: str = Field("train", description="split of a hub dataset to distil")

@@ -36,8 +36,9 @@ from gendistill.choosing import Held, choose, held_out
 from gendistill.data import load_real
 from gendistill.evaluate import random_rows, stratified_sample
 from gendistill.examples import Example, by_class
-from gendistill.filters import feature_filter, fold
+from gendistill.filters import feature_filter
 from gendistill.folder_store import FolderStore
+from gendistill.folding import fold
 from gendistill.inputs import RealSide, objective_inputs
 from gendistill.privacy.accounting import noise_multiplier
 from gendistill.privacy.model import class_model

@@ -18,7 +18,7 @@ from gendistill.data import RealData
 from gendistill.data.load import DataReport
 from gendistill.data.rows import labels_of, texts_of
 from gendistill.examples import Example
-from gendistill.filters import fold
+from gendistill.folding import fold
 
 NAMES = ["north", "south", "west"]
 SHARED = [f"word{number}" for number in range(300)]

@@ -12,7 +12,8 @@ from tiny import CLASS_NAMES, tiny_rows
 from gendistill.config import FilterConfig
 from gendistill.errors import DataError
 from gendistill.examples import Example
-from gendistill.filters import FUNNEL, FilterReport, Rejection, TextFilter, feature_filter, fold
+from gendistill.filters import FUNNEL, FilterReport, Rejection, TextFilter, feature_filter
+from gendistill.folding import fold
 
 
 def examples(texts: list[str]) -> list[Example]:

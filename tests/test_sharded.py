@@ -22,7 +22,7 @@ from gendistill import Config, distill
 from gendistill.engines.runner import LocalRunner
 from gendistill.engines.storage import Storage
 from gendistill.errors import RunError
-from gendistill.filters import key_hashes
+from gendistill.folding import key_hashes
 from gendistill.generators.base import Reply, Request
 from gendistill.journal import Journal
 from gendistill.loop import Distilled
@@ -210,7 +210,7 @@ def test_keys_are_those_of_any_process() -> None:
     import subprocess
     import sys
 
-    code = "from gendistill.filters import key_hashes; print(key_hashes(['the goal'])[0])"
+    code = "from gendistill.folding import key_hashes; print(key_hashes(['the goal'])[0])"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert np.uint64(said.strip()) == key_hashes(["the goal"])[0]
 

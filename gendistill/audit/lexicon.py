@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from gendistill.filters import fold
+from gendistill.folding import fold
 
 
 class Lexicon:

@@ -13,7 +13,7 @@ from gendistill.audit import intervals
 from gendistill.audit.material import FloatArray, Material, counted, nearest, text_of
 from gendistill.audit.result import Check, Finding, Number, Status
 from gendistill.audit.words import NONE, WordIndex, longest_shared
-from gendistill.filters import fold, is_spaceless
+from gendistill.folding import fold, is_spaceless
 
 NAME, TITLE = "memorisation", "Copies of real rows"
 NEIGHBOURS = 3  # real rows nearest by embedding whose characters are compared

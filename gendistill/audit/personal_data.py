@@ -8,7 +8,7 @@ from gendistill.audit.masking import EMAIL, INSTALL, PERSON, masked, presidio_in
 from gendistill.audit.material import Material, counted, plain
 from gendistill.audit.result import Check, Finding, Level, Number, Status
 from gendistill.audit.words import rows_with
-from gendistill.filters import fold
+from gendistill.folding import fold
 
 NAME, TITLE = "personal_data", "Personal data"
 _WORDS = {

@@ -12,7 +12,7 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
-from gendistill.filters import fold
+from gendistill.folding import fold
 
 Hashes = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.int64]

@@ -228,6 +228,8 @@ def shown_flags(config: Config) -> str:
         value = getattr(config.data, key)
         if value != getattr(plain.data, key):
             flags += [f"--{key.replace('_', '-')}", ",".join(value) if isinstance(value, list) else value]
+    if config.data.max_rows is not None:
+        flags += ["--set", f"data.max_rows={config.data.max_rows}"]
     if config.student.model != plain.student.model:
         flags += ["--student", config.student.model]
     return shlex.join(flags)

@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from gendistill.config import DataConfig
-from gendistill.data.columns import Columns, find_columns
+from gendistill.data.columns import Columns, clean_text, find_columns
 from gendistill.data.instructions import PROBLEMS, find_shape, prompt_of, read_fields
 from gendistill.data.label_sets import LabelSets
 from gendistill.data.labels import Labels, UnknownLabel
-from gendistill.data.load import RealData, clean_text
+from gendistill.data.load import RealData
 from gendistill.data.readers import Source, open_file
 from gendistill.data.rows import columns_for
 from gendistill.errors import DataError
 from gendistill.examples import Example
-from gendistill.filters import Rejection, text_key
+from gendistill.filters import Rejection
+from gendistill.folding import text_key
 
 _SHOWN_LINES = 5
 

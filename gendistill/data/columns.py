@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gendistill.config import DataConfig
 from gendistill.data.instructions import find_shape
-from gendistill.data.readers import Source
+from gendistill.data.readers import Row, Source
 from gendistill.errors import DataError
 
 TEXT_COLUMNS = ("text", "sentence", "content", "review", "question", "document", "body", "article", "comment", "tweet",
@@ -18,6 +21,7 @@ PAIR_COLUMNS = (("premise", "hypothesis"), ("text_a", "text_b"), ("sentence1", "
 LABEL_COLUMNS = ("label", "labels", "coarse_label", "class", "category", "target", "sentiment", "intent", "topic",
                  "emotion", "label_name", "label_text", "y")  # fmt: skip
 _SAMPLE_ROWS = 100  # looked at to find the columns
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,10 @@ class Columns:
     @property
     def all(self) -> list[str]:
         return [*self.texts, self.label, *([self.label_name] if self.label_name else [])]
+
+    def cleaned(self, row: Mapping[str, Any], max_chars: int, where: str) -> list[tuple[str | None, bool]]:
+        """Each text of a row as ``clean_text`` has it."""
+        return [clean_text(row.get(column), max_chars, where) for column in self.texts]
 
 
 def find_columns(
@@ -93,6 +101,32 @@ def columns_of(source: Source, config: DataConfig) -> Columns:
     return find_columns(source, config.text_column, config.label_column, config.text_column_b)
 
 
+def rows_with(source: Source, columns: Columns) -> Iterator[Row]:
+    """The rows of one file of a dataset, which must have the text and label columns.
+
+    :raises DataError: no row has one of them; or as the file's own reading.
+    """
+    missing = {*columns.texts, columns.label}
+    seen: list[str] = source.columns or []
+    missing.difference_update(seen)
+    if missing and source.columns is not None:
+        raise _lacking(source, missing, seen)
+    for number, row in source.rows([column for column in columns.all if source.columns is None or column in seen]):
+        if missing:
+            missing.difference_update(row)
+            seen = list(row)
+        yield number, row
+    if missing and seen:
+        raise _lacking(source, missing, seen)
+
+
+def _lacking(source: Source, missing: set[str], there: Sequence[str]) -> DataError:
+    return DataError(
+        f"{source.name}: no column {sorted(missing)[0]!r}, which other files of the dataset have; the columns there "
+        f"are: {', '.join(there)}"
+    )
+
+
 def _pair(source: Source, columns: Sequence[str], first: str | None, second: str | None) -> tuple[str, ...]:
     """The two columns of a pair, named or usual; none if the data is one of single texts."""
     there = "the columns there are: " + ", ".join(columns)
@@ -116,3 +150,20 @@ def _pair(source: Source, columns: Sequence[str], first: str | None, second: str
         shown = " or ".join(" and ".join(pair) for pair in found)
         raise DataError(f"{source.name}: the pair could be {shown}; choose with --text-column and --text-column-b")
     return found[0] if found else ()
+
+
+def clean_text(value: Any, max_chars: int, where: str) -> tuple[str | None, bool]:
+    """A text without the white space around it, and whether it was cut; None if there is none."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None, False
+    if not isinstance(value, str):
+        if not isinstance(value, (int, float)):
+            raise DataError(f"{where}: the text is a {type(value).__name__}, not a string")
+        value = str(value)
+    text = value.strip()
+    cut = len(text) > max_chars
+    if cut:
+        text = text[:max_chars].rstrip()
+    if not text.isascii():
+        text = _SURROGATE.sub("\ufffd", text)  # half a character, from a broken JSON escape: no file can hold it
+    return text or None, cut

@@ -230,7 +230,7 @@ def _fields(turns: list[tuple[str, str]], system: str) -> Fields:
 
 
 def _text(value: Any) -> str:
-    """The text without the white space around it, as ``load.clean_text`` has it; empty for null and NaN.
+    """The text without the white space around it, as ``columns.clean_text`` has it; empty for null and NaN.
 
     Line ends become ``\\n``, since formats of answers are told by their lines.
     """

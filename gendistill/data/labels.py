@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
-from gendistill.data.readers import Source
-from gendistill.errors import DataError
+from gendistill.data.readers import Row, Source
+from gendistill.errors import ConfigError, DataError
 
 _WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))(?:\.0+)?")  # "3", and the "3.0" that a CSV of floats says
 
@@ -28,7 +29,7 @@ class Labels:
         self._learning = names is None
         self._indices: dict[str, int] = {}
         self._learnt_names: dict[str, str] = {}  # number -> the name beside it
-        self._source = Source("", lambda _: iter(()))
+        self._source = Source("", _no_rows)
         self._by_name: bool | None = None
         if names is not None:
             self._fix(names, [str(index) for index in range(len(names))])
@@ -98,6 +99,22 @@ class Labels:
         place = {key: index for index, key in enumerate(ordered)}
         return [place[key] for key in keys]
 
+    def adopt(self, other: Labels) -> list[int]:
+        """Learn the classes that another learnt of other rows. Neither is closed yet.
+
+        :returns: for each index that the other gave out, the one here.
+        :raises DataError: the two call a number by different names.
+        """
+        if not self._learning:
+            return list(range(len(self.names)))
+        for key, name in other._learnt_names.items():
+            if self._learnt_names.setdefault(key, name) != name:
+                raise DataError(
+                    f"{other._source.name}: label {key} is called {name!r} here and {self._learnt_names[key]!r} in "
+                    "another file; choose with --label-column"
+                )
+        return [self._indices.setdefault(key, len(self._indices)) for key in other._indices]
+
     def _read(self, value: Any, number: int) -> str | None:
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return None
@@ -108,6 +125,23 @@ class Labels:
         if isinstance(value, (int, str)):
             return _key(str(value)) or None
         raise UnknownLabel(f"{self._source.at(number)}: label {value!r} is neither a name nor a whole number")
+
+
+def checked_names(names: list[str] | None) -> list[str] | None:
+    """Given names of classes, without the white space around them.
+
+    :raises ConfigError: one is empty or stands twice.
+    """
+    if names is None:
+        return None
+    names = [name.strip() for name in names]
+    if len(set(names)) < len(names) or "" in names:
+        raise ConfigError(f"data.label_names: a name is empty or stands twice in {', '.join(map(repr, names))}")
+    return names
+
+
+def _no_rows(columns: list[str] | None) -> Iterator[Row]:
+    return iter(())
 
 
 def _key(label: str) -> str:

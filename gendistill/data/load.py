@@ -1,27 +1,26 @@
 """Real data in: reads a dataset, checks it, and parts it into train, dev and test.
 
-Rows are streamed and only their texts and class indices kept, so that memory stays within a few times the file.
+Rows are streamed and only their texts and class indices kept, so that memory stays within a few times the file; or of
+data too large for that, those of a sample (``data.sample``).
 """
 
 from __future__ import annotations
 
 import itertools
-import math
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 from gendistill.config import DataConfig
-from gendistill.data.builtin import bbc_news_rows, get_builtin
+from gendistill.data.builtin import get_builtin
 from gendistill.data.columns import Columns, columns_of
-from gendistill.data.instructions import PROBLEMS
+from gendistill.data.findings import DataReport, usable_rows
 from gendistill.data.label_file import LabelFile, read_label_file
 from gendistill.data.label_sets import LabelSets
-from gendistill.data.labels import Labels
-from gendistill.data.readers import Source, open_file, open_hub, suffix_of
+from gendistill.data.labels import Labels, checked_names
+from gendistill.data.readers import Source
+from gendistill.data.sample import holds_more, sample_of
+from gendistill.data.sources import Run, open_named, open_source, open_test
 from gendistill.data.split import split_by_row, stratified_split
 from gendistill.errors import ConfigError, DataError
 from gendistill.examples import Example
@@ -29,64 +28,7 @@ from gendistill.examples import Example
 TARGET_DEV = 0.3  # of a target's rows, that choosing among sets is left to
 NO_TEST = "none"  # in place of a test file or split
 _SAMPLE_ROWS = 100  # looked at to see whether rows have several labels
-_SHOWN_CONFLICTS = 5
 _CONFLICT = -1
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-@dataclass
-class DataReport:
-    """What was found in the real data; JSON-able with ``dataclasses.asdict``."""
-
-    source: str = ""
-    rows_read: int = 0  # = kept in train, dev and a carved test + all that the next seven count
-    exact_duplicates: int = 0
-    conflict_rows: int = 0  # rows whose text stands under several labels; none of them is kept
-    missing_texts: int = 0  # empty, null or NaN
-    missing_sides: int = 0  # pairs with one text only
-    missing_labels: int = 0
-    leaked_rows: int = 0  # rows that also stood in the given test or target; dropped from train
-    rare_label_sets: int = 0  # multi-label rows whose labels, and any part of them, are too rare to be a class
-    conflict_texts: int = 0  # distinct texts behind conflict_rows
-    conflict_examples: list[dict[str, Any]] = field(default_factory=list)  # {"text", "labels"}
-    reduced_label_sets: int = 0  # multi-label rows filed under a part of their labels
-    problems: dict[str, int] = field(default_factory=dict)  # of instruction data: what is wrong -> rows dropped
-    cut_texts: int = 0  # longer than max_chars
-    max_chars: int = 0
-    encoding_note: str | None = None
-    target: str = ""  # rows that are distilled towards, if not the real ones
-    test_source: str = ""  # what test is: a file, a split, or carved
-    test_rows_dropped: int = 0  # rows of a given test without text or label
-    class_counts: dict[str, dict[str, int]] = field(default_factory=dict)  # "train"/"dev"/"test" -> class -> rows
-
-    def lines(self) -> list[str]:
-        """The findings for a reader, the sizes last."""
-        found = []
-        if self.encoding_note:
-            found.append(self.encoding_note)
-        for count, what in (
-            (self.exact_duplicates, "exact duplicates dropped"),
-            (self.missing_texts, "rows without text dropped"),
-            (self.missing_sides, "pairs with one text only dropped"),
-            (self.missing_labels, "rows without label dropped"),
-            (self.leaked_rows, "rows dropped from train because they stand in the test or target data too"),
-            (self.rare_label_sets, "rows dropped: their set of labels, and any part of it, is too rare to be a class"),
-            (self.reduced_label_sets, "rows filed under a part of their labels, because the whole set is rare"),
-            (self.test_rows_dropped, "test rows without text or label dropped"),
-            (self.cut_texts, f"texts cut at {self.max_chars:,} characters"),
-        ):
-            if count:
-                found.append(f"{count:,} {what}")
-        found += [f"{count:,} {PROBLEMS[name]}" for name, count in self.problems.items()]
-        if self.conflict_rows:
-            shown = self.conflict_examples[0]
-            found.append(
-                f"{self.conflict_rows:,} rows dropped: {self.conflict_texts:,} texts stand under several labels, "
-                f"such as {shown['text']!r} ({', '.join(shown['labels'])})"
-            )
-        sizes = ", ".join(f"{sum(counts.values()):,} {part}" for part, counts in self.class_counts.items())
-        target = [f"distilled towards {self.target}"] if self.target else []
-        return [f"{self.source}: {self.rows_read:,} rows read", *found, f"{sizes}; test is {self.test_source}", *target]
 
 
 @dataclass
@@ -119,26 +61,48 @@ class RealData:
         """The rows whose distribution a distilled set should have."""
         return self.target or self.train
 
+    @property
+    def sizes(self) -> list[int]:
+        """Rows of each class among those; where they are a sample, among all rows that it is of."""
+        if self.report.whole_counts and not self.target:
+            return [self.report.whole_counts[name] for name in self.label_names]
+        return _count(self.aim, len(self.label_names))
 
-def load_real(config: DataConfig, *, per_class: int, seed: int, by_row: bool = False) -> RealData:
+
+def load_real(config: DataConfig, *, per_class: int, seed: int, by_row: bool = False, run: Run = map) -> RealData:
     """Read, check and split the real data.
 
     Dev is held out of the training rows. Test is the given file or split, else a hub dataset's "test" split if that
     has labels, else carved from the rows. A given test is kept as it is; rows that stand in it leave train. With
     "none" in its place no test is read or carved, and ``test`` is empty: for a choice that must not see any.
 
+    Of more rows than ``data.max_rows`` a sample stands for all (``data.sample``).
+
     :param per_class: rows that every class must have in train.
-    :param seed: of the splits.
+    :param seed: of the splits and of a sample.
     :param by_row: carve test row by row, each by its own content (``split_by_row``).
+    :param run: works through the shards of data that is sampled.
     :raises DataError: the data cannot be read or does not suit; says where and what to do.
     :raises MissingExtraError: a built-in dataset's package is not installed.
-    :raises ConfigError: names of classes that contradict each other.
+    :raises ConfigError: names of classes that contradict each other, or a sample of what cannot be sampled.
     """
-    source, splits = open_source(config)
-    report = DataReport(source=source.name, max_chars=config.max_chars, encoding_note=source.encoding_note)
+    if config.max_rows is not None and by_row:
+        raise ConfigError("data.max_rows: a private run reads all rows, for in a sample one row moves another")
+    source, splits = open_source(config, in_shards=config.max_rows is not None)
     columns = columns_of(source, config)
+    sampled = config.max_rows is not None and holds_more(source, columns, config.max_rows)
+    if config.max_rows is not None and not sampled:
+        source, splits = open_source(config)
     labels = _labels(config, source, columns)
-    examples = _read_unique(source, config, columns, labels, report)
+    report = DataReport()
+    if sampled:
+        if isinstance(labels, LabelSets):
+            raise ConfigError("data.max_rows: rows of several labels each are not sampled; leave it out")
+        sample = sample_of(source, columns, config, seed, run)
+        examples, labels, report = sample.examples(source.name), sample.labels, sample.report
+    else:
+        examples = _read_unique(source, config, columns, labels, report)
+    report.source, report.max_chars, report.encoding_note = source.name, config.max_chars, source.encoding_note
     classes = len(labels.names)
     _check_classes(examples, labels.names, source.name, per_class)
 
@@ -214,34 +178,7 @@ def load_test(
     return test
 
 
-# -- where the rows are -----------------------------------------------------------------------------------------------
-
-
-def open_source(config: DataConfig) -> tuple[Source, list[str] | None]:
-    """The training rows; and for a hub dataset, the names of its splits."""
-    name = config.dataset
-    if name.startswith("builtin:"):
-        get_builtin(name)
-        rows = [{"text": text, "label": label} for text, label in bbc_news_rows()]
-        return Source(name, lambda _: iter(enumerate(rows, 1)), columns=["text", "label"]), None
-    path = Path(name).expanduser()
-    if path.is_file() or suffix_of(name):
-        return open_file(path), None
-    if name.startswith((".", "/", "~")) and not path.is_dir():
-        raise DataError(f"{name}: no such file or folder")
-    return open_hub(str(path) if path.is_dir() else name, config.subset, config.split)
-
-
-def open_test(config: DataConfig, splits: list[str] | None) -> Source | None:
-    """The test rows that are given, or that a hub dataset has; None if a test must be carved."""
-    name = config.test
-    if name is not None and (splits is None or suffix_of(name) or Path(name).is_file()):
-        return open_file(Path(name).expanduser())
-    if name is not None:
-        return open_hub(config.dataset, config.subset, name)[0]
-    if splits and "test" in splits and not re.search(r"\btest\b", config.split):
-        return open_hub(config.dataset, config.subset, "test")[0]
-    return None
+# -- what there is to read ---------------------------------------------------------------------------------------------
 
 
 def _read_test(
@@ -269,7 +206,7 @@ def _read_test(
 
 def _read_target(config: DataConfig, columns: Columns, labels: Labels | LabelSets, report: DataReport) -> list[Example]:
     """The rows to distil towards, each once."""
-    given = open_file(Path(config.target or "").expanduser())
+    given = open_named(config.target or "")
     rows, dropped = _read_known(given, config, columns, labels)
     rows = list({row.id: row for row in rows}.values())
     counts = _count(rows, len(labels.names))
@@ -290,19 +227,11 @@ def _read_known(
     if len(own.texts) != len(columns.texts):
         shown = " and ".join(own.texts)
         raise DataError(f"{given.name}: has {shown} for texts where the real data has {' and '.join(columns.texts)}")
-    labels.begin(given)
-    rows: list[tuple[tuple[str, ...], int]] = []
-    dropped = 0
-    for number, row in given.rows(own.all):
-        texts = [clean_text(row.get(column), config.max_chars, given.at(number))[0] for column in own.texts]
-        label = labels.index(row.get(own.label), row.get(own.label_name or ""), own.label, number)
-        if label is None or not all(texts):
-            dropped += 1
-        else:
-            rows.append((tuple(text for text in texts if text), label))
+    found = DataReport()
+    rows = list(usable_rows(given, config, own, labels, found))
     order = _final(labels, Counter(label for _, label in rows))
-    found = [Example(texts, place) for texts, label in rows if (place := order(label)) is not None]
-    return found, dropped + len(rows) - len(found)
+    known = [Example(texts, place) for texts, label in rows if (place := order(label)) is not None]
+    return known, found.rows_read - len(known)
 
 
 # -- what the rows say ------------------------------------------------------------------------------------------------
@@ -315,20 +244,7 @@ def _read_unique(
     # The texts are the keys, so that finding duplicates costs no second copy and no hashes.
     found: dict[tuple[str, ...], int] = {}
     conflicts: dict[tuple[str, ...], set[int]] = {}
-    labels.begin(source)
-    for number, row in source.rows(columns.all):
-        report.rows_read += 1
-        read = [clean_text(row.get(column), config.max_chars, source.at(number)) for column in columns.texts]
-        texts = tuple(text for text, _ in read if text is not None)
-        if len(texts) < len(read):
-            report.missing_texts += not texts
-            report.missing_sides += bool(texts)
-            continue
-        label = labels.index(row.get(columns.label), row.get(columns.label_name or ""), columns.label, number)
-        if label is None:
-            report.missing_labels += 1
-            continue
-        report.cut_texts += any(cut for _, cut in read)
+    for texts, label in usable_rows(source, config, columns, labels, report):
         first = found.get(texts)
         if first is None:
             found[texts] = label
@@ -358,11 +274,8 @@ def _read_unique(
         )
     if isinstance(labels, LabelSets):
         report.rare_label_sets, report.reduced_label_sets = labels.pruned(counts)
-    report.conflict_texts = len(conflicts)
-    report.conflict_examples = [
-        {"text": "\n".join(texts)[:80], "labels": sorted({_named(labels, order(label)) for label in under})}
-        for texts, under in list(conflicts.items())[:_SHOWN_CONFLICTS]
-    ]
+    named = [(texts, [_named(labels, order(label)) for label in under]) for texts, under in conflicts.items()]
+    report.add_conflicts(report.conflict_rows, named)
     return [
         Example(texts, place)
         for texts, label in found.items()
@@ -372,7 +285,7 @@ def _read_unique(
 
 def _labels(config: DataConfig, source: Source, columns: Columns) -> Labels | LabelSets:
     """Classes, or where rows have several labels each, sets of labels as classes."""
-    names = _checked_names(config.label_names)
+    names = checked_names(config.label_names)
     several = config.label_separator is not None or any(
         isinstance(row.get(columns.label), (list, tuple))
         for _, row in itertools.islice(source.rows([columns.label]), _SAMPLE_ROWS)
@@ -412,32 +325,6 @@ def _without(examples: list[Example], other: Sequence[Example], report: DataRepo
     kept = [example for example in examples if example.fields not in known]
     report.leaked_rows += len(examples) - len(kept)
     return kept
-
-
-def clean_text(value: Any, max_chars: int, where: str) -> tuple[str | None, bool]:
-    """A text without the white space around it, and whether it was cut; None if there is none."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None, False
-    if not isinstance(value, str):
-        if not isinstance(value, (int, float)):
-            raise DataError(f"{where}: the text is a {type(value).__name__}, not a string")
-        value = str(value)
-    text = value.strip()
-    cut = len(text) > max_chars
-    if cut:
-        text = text[:max_chars].rstrip()
-    if not text.isascii():
-        text = _SURROGATE.sub("\ufffd", text)  # half a character, from a broken JSON escape: no file can hold it
-    return text or None, cut
-
-
-def _checked_names(names: list[str] | None) -> list[str] | None:
-    if names is None:
-        return None
-    names = [name.strip() for name in names]
-    if len(set(names)) < len(names) or "" in names:
-        raise ConfigError(f"data.label_names: a name is empty or stands twice in {', '.join(map(repr, names))}")
-    return names
 
 
 def _check_classes(examples: list[Example], names: list[str], source: str, per_class: int) -> None:

@@ -9,9 +9,9 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 from gendistill.config import DataConfig
+from gendistill.data.findings import DataReport
 from gendistill.data.instructions import (
     Fields,
     InstructionShape,
@@ -21,9 +21,10 @@ from gendistill.data.instructions import (
     read_fields,
     unique,
 )
-from gendistill.data.load import NO_TEST, TARGET_DEV, DataReport, RealData, open_source, open_test
-from gendistill.data.readers import Source, open_file
-from gendistill.errors import DataError
+from gendistill.data.load import NO_TEST, TARGET_DEV, RealData
+from gendistill.data.readers import Source
+from gendistill.data.sources import open_named, open_source, open_test
+from gendistill.errors import ConfigError, DataError
 from gendistill.examples import Example
 
 _SAMPLE_ROWS = 100  # looked at to find the columns
@@ -37,7 +38,10 @@ def load_instructions(config: DataConfig, *, seed: int) -> RealData:
     training rows than ``data.max_reference_rows`` are a seeded sample of them.
 
     :raises DataError: the data cannot be read, is no instruction data, or is too little.
+    :raises ConfigError: ``data.max_rows`` is set.
     """
+    if config.max_rows is not None:
+        raise ConfigError("data.max_rows: instruction data is not sampled by it; see data.max_reference_rows")
     source, splits = open_source(config)
     report = DataReport(source=source.name, max_chars=config.max_chars, encoding_note=source.encoding_note)
     rows, problems, report.rows_read = _read(source, config)
@@ -58,7 +62,7 @@ def load_instructions(config: DataConfig, *, seed: int) -> RealData:
         report.test_source = f"{config.test_fraction:.0%} of the rows, held out"
     target: list[Fields] = []
     if config.target is not None:
-        aim = open_file(Path(config.target).expanduser())
+        aim = open_named(config.target)
         target, dropped, _ = _read(aim, config)
         target, _ = unique(target)
         rows = _without(rows, target, report)

@@ -18,7 +18,8 @@ from gendistill.engines.storage import Storage
 from gendistill.engines.tables import candidates_of, candidates_table, features_table, replies_of, replies_table
 from gendistill.engines.views import View
 from gendistill.examples import Candidate, Example
-from gendistill.filters import Rejection, TextFilter, feature_filter, key_hashes
+from gendistill.filters import Rejection, TextFilter, feature_filter
+from gendistill.folding import key_hashes
 from gendistill.generators import Generator, arrivals, build_generator
 from gendistill.generators.base import Reply
 from gendistill.intake import texts_of

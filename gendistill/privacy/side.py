@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from gendistill.choosing import Held
-from gendistill.filters import TextFilter, fold
+from gendistill.filters import TextFilter
+from gendistill.folding import fold
 from gendistill.inputs import RealSide
 from gendistill.planning import TokenBudget
 from gendistill.privacy.accounting import noise_multiplier

@@ -161,7 +161,7 @@ def _gives_itself_away(ask: str, answer: str) -> str | None:
 
 
 def _units(text: str) -> list[str]:
-    from gendistill.filters import fold
+    from gendistill.folding import fold
 
     return fold(text)
 

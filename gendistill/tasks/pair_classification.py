@@ -13,7 +13,8 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from gendistill.examples import Example
-from gendistill.filters import Rejection, text_key
+from gendistill.filters import Rejection
+from gendistill.folding import text_key
 from gendistill.prompts import one_line
 from gendistill.tasks.base import Check, Fields
 from gendistill.tasks.replies import reader, spoken
