@@ -8,6 +8,7 @@ reply's tokens alone. What comes out is an adapter in peft's format, for this ru
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from gendistill.config import TuneConfig
 from gendistill.errors import MissingExtraError, ModelError
 from gendistill.generators.base import Lesson
 from gendistill.generators.transformers import TransformersGenerator
+from gendistill.parallel import ALONE, Progress, Split, process_count, trained
 from gendistill.schedules import linear
 
 IGNORED = -100
@@ -31,13 +33,63 @@ def tune(
     config: TuneConfig,
     *,
     seed: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Callable[[Path], None]:
     """Train an adapter; ``config.steps`` steps over the lessons in their order, again and again if they are few.
+
+    In several processes the generator is unloaded first, to leave its memory to them.
 
     :returns: a function that saves the adapter into a folder.
     :raises MissingExtraError: peft is not installed.
     :raises ModelError: the model has no linear layers to adapt.
+    :raises GendistillError: one of several processes died.
+    """
+    count = process_count(config.processes, config.batch_size, "generator.tune.processes")
+    if count == 1:
+        model = _tuned(generator, lessons, config, seed, progress, ALONE)
+        return lambda folder: _save(model, folder)
+    generator.unload()
+    with trained(count, partial(_tune_together, generator, lessons, config, seed), progress) as trained_folder:
+        files = {path.name: path.read_bytes() for path in trained_folder.iterdir()}
+
+    def write(folder: Path) -> None:
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+
+    return write
+
+
+def _tune_together(
+    generator: TransformersGenerator,
+    lessons: Sequence[Lesson],
+    config: TuneConfig,
+    seed: int,
+    split: Split,
+    folder: Path,
+    progress: Progress,
+) -> None:
+    """What each of several processes does; the first writes the adapter."""
+    generator.device = torch.device(split.device or generator.device)
+    model = _tuned(generator, lessons, config, seed, progress, split)
+    if split.first:
+        _save(model, folder)
+
+
+def _save(model: Any, folder: Path) -> None:
+    model.save_pretrained(str(folder), safe_serialization=True)
+
+
+def _tuned(
+    generator: TransformersGenerator,
+    lessons: Sequence[Lesson],
+    config: TuneConfig,
+    seed: int,
+    progress: Progress | None,
+    split: Split,
+) -> Any:
+    """The generator's model with a trained adapter in it.
+
+    :param split: this process's share, where several train together.
     """
     try:
         from peft import LoraConfig, get_peft_model
@@ -46,7 +98,7 @@ def tune(
     generator.load()
     rows = [_encoded(generator, lesson) for lesson in lessons]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # of the factors' start and of dropout
+        torch.manual_seed(seed + split.index)  # of the factors' start (the first process's) and of dropout
         try:
             model: Any = get_peft_model(
                 generator.model,
@@ -63,22 +115,26 @@ def tune(
         weights = [weight for weight in model.parameters() if weight.requires_grad]
         for weight in weights:
             weight.data = weight.data.float()  # small steps are lost in bfloat16
+        split.agree(weights)
         optimizer = torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, linear(max(1, config.steps // 10), config.steps))
         model.train()
         for step in range(config.steps):
             batch = [rows[(step * config.batch_size + k) % len(rows)] for k in range(config.batch_size)]
-            with torch.autocast(generator.device.type, torch.bfloat16, enabled=generator.device.type == "cuda"):
-                loss = _loss(generator, model, batch)
+            share = split.share(batch)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            if tokens := _asked(share):
+                with torch.autocast(generator.device.type, torch.bfloat16, enabled=generator.device.type == "cuda"):
+                    loss = _loss(generator, model, share)
+                (loss * (tokens / _asked(batch))).backward()
+            split.add_up(weights)
             nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
             schedule.step()
             if progress:
                 progress(step + 1, config.steps)
         model.eval()
-    return lambda folder: model.save_pretrained(str(folder), safe_serialization=True)
+    return model
 
 
 def with_adapter(model: nn.Module, folder: str) -> nn.Module:
@@ -111,6 +167,11 @@ def _encoded(generator: TransformersGenerator, lesson: Lesson) -> tuple[list[int
     same = next((k for k, pair in enumerate(zip(prompt, whole, strict=False)) if pair[0] != pair[1]), len(prompt))
     reply = whole[same:][: MOST_TOKENS // 2]
     return whole[:same][len(reply) - MOST_TOKENS :], reply
+
+
+def _asked(batch: Sequence[tuple[list[int], list[int]]]) -> int:
+    """Tokens of the replies."""
+    return sum(len(reply) for _, reply in batch)
 
 
 def _loss(generator: TransformersGenerator, model: Any, batch: Sequence[tuple[list[int], list[int]]]) -> Tensor:
