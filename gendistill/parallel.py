@@ -54,7 +54,11 @@ class Split:
 
     def share(self, batch: Sequence[Item]) -> Sequence[Item]:
         """The rows of a batch that are this process's; none if there are fewer than processes."""
-        return batch[self.index :: self.count]
+        return batch[self.places(len(batch))]
+
+    def places(self, rows: int) -> slice:
+        """Where this process's rows lie in a batch."""
+        return slice(self.index, rows, self.count)
 
     def agree(self, weights: Iterable[Tensor]) -> None:
         """Start every process from the first one's weights."""
@@ -176,12 +180,12 @@ def _failure(count: int, folder: Path) -> GendistillError:
     for error in raised:
         if isinstance(error, GendistillError):
             return error
-    signals = re.findall(r"Signal \d+ \((SIG\w+)\)", (folder / LOG).read_text(errors="replace"))
-    killed = [name for name in signals if name != "SIGTERM"]  # by that one the launcher ends the others
-    why = raised[0] if raised else "they could not be started, or were ended from outside"
+    log = (folder / LOG).read_text(errors="replace")
+    killed = [name for name in re.findall(r"Signal \d+ \((SIG\w+)\)", log) if name != "SIGTERM"]  # its own
+    why = raised[0] if raised else (log.strip().splitlines() or ["they were ended from outside"])[-1][:300]
     if killed:
         why = f"one was killed ({killed[0]}), as happens when memory runs out"
-    return GendistillError(f"training in {count} processes failed: {why}; set processes to 1, or batch_size lower")
+    return GendistillError(f"training in {count} processes failed: {why}; set processes to 1 to train in one")
 
 
 def _written(path: Path) -> int:

@@ -24,6 +24,7 @@ from gendistill.schedules import linear
 
 IGNORED = -100
 MOST_TOKENS = 1024  # of a prompt with its reply; a longer prompt loses its beginning
+_Tokens = tuple[list[int], list[int]]  # of a prompt, of its reply
 _MISSING = "a tuned generator needs the package peft: pip install peft"
 
 
@@ -98,7 +99,7 @@ def _tuned(
     generator.load()
     rows = [_encoded(generator, lesson) for lesson in lessons]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed + split.index)  # of the factors' start (the first process's) and of dropout
+        torch.manual_seed(seed)  # of the factors' start and of dropout
         try:
             model: Any = get_peft_model(
                 generator.model,
@@ -112,6 +113,8 @@ def _tuned(
             )
         except ValueError as error:
             raise ModelError(f"generator {generator.name}: cannot be tuned ({error})") from error
+        if config.dropout:
+            _share_dropout(model, config, split)
         weights = [weight for weight in model.parameters() if weight.requires_grad]
         for weight in weights:
             weight.data = weight.data.float()  # small steps are lost in bfloat16
@@ -125,7 +128,7 @@ def _tuned(
             optimizer.zero_grad(set_to_none=True)
             if tokens := _asked(share):
                 with torch.autocast(generator.device.type, torch.bfloat16, enabled=generator.device.type == "cuda"):
-                    loss = _loss(generator, model, share)
+                    loss = _loss(generator, model, share, batch)
                 (loss * (tokens / _asked(batch))).backward()
             split.add_up(weights)
             nn.utils.clip_grad_norm_(weights, 1.0)
@@ -135,6 +138,34 @@ def _tuned(
                 progress(step + 1, config.steps)
         model.eval()
     return model
+
+
+class SharedDropout(nn.Module):
+    """Dropout that draws for the rows of a whole batch and uses its share: the same masks in however many processes.
+
+    :param p: share of the entries that are dropped.
+    :param rows: of a batch.
+    """
+
+    def __init__(self, p: float, rows: int, split: Split) -> None:
+        super().__init__()
+        self.p, self.rows, self.split = p, rows, split
+
+    def forward(self, states: Tensor) -> Tensor:
+        """:param states: (rows of the share, ...)."""
+        if not self.training:
+            return states
+        kept = torch.empty(self.rows, *states.shape[1:], dtype=torch.bool, device=states.device).bernoulli_(1 - self.p)
+        return states * kept[self.split.places(self.rows)] / (1 - self.p)
+
+
+def _share_dropout(model: nn.Module, config: TuneConfig, split: Split) -> None:
+    """Put ``SharedDropout`` in the place of the adapter's."""
+    for module in model.modules():
+        layers = getattr(module, "lora_dropout", None)
+        if isinstance(layers, nn.ModuleDict):
+            for name in layers:
+                layers[name] = SharedDropout(config.dropout, config.batch_size, split)
 
 
 def with_adapter(model: nn.Module, folder: str) -> nn.Module:
@@ -156,7 +187,7 @@ def with_adapter(model: nn.Module, folder: str) -> nn.Module:
         raise ModelError(f"{folder}: does not fit the generator ({str(error).splitlines()[0][:200]})") from error
 
 
-def _encoded(generator: TransformersGenerator, lesson: Lesson) -> tuple[list[int], list[int]]:
+def _encoded(generator: TransformersGenerator, lesson: Lesson) -> _Tokens:
     """Token ids of the prompt and of the reply, its end included."""
     if lesson.messages is not None:
         prompt, whole = generator.chat_ids(lesson.messages), generator.chat_ids(lesson.messages, lesson.reply)
@@ -169,14 +200,19 @@ def _encoded(generator: TransformersGenerator, lesson: Lesson) -> tuple[list[int
     return whole[:same][len(reply) - MOST_TOKENS :], reply
 
 
-def _asked(batch: Sequence[tuple[list[int], list[int]]]) -> int:
+def _asked(batch: Sequence[_Tokens]) -> int:
     """Tokens of the replies."""
     return sum(len(reply) for _, reply in batch)
 
 
-def _loss(generator: TransformersGenerator, model: Any, batch: Sequence[tuple[list[int], list[int]]]) -> Tensor:
-    """Mean cross entropy of the replies' tokens. Padding is on the left, so that replies end together."""
-    width = max(len(prompt) + len(reply) for prompt, reply in batch)
+def _loss(
+    generator: TransformersGenerator, model: Any, batch: Sequence[_Tokens], beside: Sequence[_Tokens] = ()
+) -> Tensor:
+    """Mean cross entropy of the replies' tokens. Padding is on the left, so that replies end together.
+
+    :param beside: rows that the batch is as wide as.
+    """
+    width = max(len(prompt) + len(reply) for prompt, reply in (*batch, *beside))
     last = max(len(reply) for _, reply in batch)
     ids = torch.zeros(len(batch), width, dtype=torch.int64)
     mask = torch.zeros_like(ids)
