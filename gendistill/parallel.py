@@ -29,7 +29,6 @@ from gendistill.errors import ConfigError, GendistillError, MissingExtraError
 Item = TypeVar("Item")
 Progress = Callable[[int, int], None]  # done, total
 
-BUCKET = 2**24  # entries of the gradients that are sent at once: 64 MB in float32
 POLL_S = 0.2  # between two looks at how far the processes are
 STOP_S = 20.0  # that they are given to end
 JOB, DONE, LOG, RESULT = "job.pickle", "done", "log.txt", "result"
@@ -63,11 +62,8 @@ class Split:
     def agree(self, weights: Iterable[Tensor]) -> None:
         """Start every process from the first one's weights."""
         if self._accelerator:
-            from accelerate.utils import broadcast
-
-            with torch.no_grad():
-                for weight in weights:
-                    weight.copy_(broadcast(weight.detach()))
+            for weight in weights:
+                torch.distributed.broadcast(weight.detach(), 0)
 
     def add_up(self, weights: Iterable[Tensor]) -> None:
         """Make each weight's gradient the sum of all processes'; one that no process has a gradient of stays without.
@@ -78,17 +74,16 @@ class Split:
         if not self._accelerator:
             return
         weights = list(weights)
+        # In float32: not every way of sending takes truth values.
         found = torch.tensor([float(weight.grad is not None) for weight in weights], device=self.device)
-        used = [weight for weight, count in zip(weights, self._sum(found).tolist(), strict=True) if count]
-        for bucket in _buckets(used):
-            parts = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in bucket]
-            added = self._sum(torch.cat([part.flatten() for part in parts]))
-            for weight, part in zip(bucket, added.split([weight.numel() for weight in bucket]), strict=True):
-                weight.grad = part.view_as(weight).clone()
-
-    def _sum(self, values: Tensor) -> Tensor:
-        summed: Tensor = self._accelerator.reduce(values, reduction="sum")
-        return summed
+        torch.distributed.all_reduce(found)
+        under_way = []
+        for weight, count in zip(weights, found.tolist(), strict=True):
+            if count:
+                weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad.contiguous()
+                under_way.append(torch.distributed.all_reduce(weight.grad, async_op=True))
+        for sending in under_way:
+            sending.wait()
 
 
 ALONE = Split()
@@ -149,6 +144,11 @@ def _launched(count: int, folder: Path) -> subprocess.Popen[bytes]:
     # They find what this process finds, and nothing else that happens to lie in the working directory.
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
     env.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // count)))
+    if torch.cuda.is_available():
+        from accelerate.utils import check_cuda_p2p_ib_support
+
+        if not check_cuda_p2p_ib_support():  # some GPUs cannot reach each other's memory, and accelerate wants it said
+            env |= {"NCCL_P2P_DISABLE": "1", "NCCL_IB_DISABLE": "1"}
     with (folder / LOG).open("wb") as log:
         # In a session of its own: an interrupt from the keyboard is for this process, which then ends them.
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=env, start_new_session=True)
@@ -190,18 +190,6 @@ def _failure(count: int, folder: Path) -> GendistillError:
 
 def _written(path: Path) -> int:
     return path.stat().st_mtime_ns
-
-
-def _buckets(weights: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """The weights in their order, in lists of at most ``BUCKET`` entries (but one weight at least)."""
-    bucket: list[Tensor] = []
-    for weight in weights:
-        if bucket and sum(one.numel() for one in bucket) + weight.numel() > BUCKET:
-            yield bucket
-            bucket = []
-        bucket.append(weight)
-    if bucket:
-        yield bucket
 
 
 # -- in one of the processes ------------------------------------------------------------------------------------------

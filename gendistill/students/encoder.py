@@ -126,7 +126,7 @@ class EncoderStudent:
         encoded = self._encode(examples)
         self._widen(self._width(examples))
         generator = torch.Generator().manual_seed(seed)
-        self._initialise_head(examples, wanted, generator)
+        self._initialise_head(examples, wanted, generator, split)
         weights = [*self.encoder.parameters(), *self.head.parameters()]
         split.agree(weights)
         keep_at = {round(steps * k / max(checkpoints - 1, 1)) for k in range(checkpoints - 1)} if split.first else set()
@@ -165,13 +165,18 @@ class EncoderStudent:
         self._states.append(self._state(optimizer))
         self._present = self._states[-1]
 
-    def _initialise_head(self, examples: Sequence[Example], wanted: Tensor, generator: torch.Generator) -> None:
+    def _initialise_head(
+        self, examples: Sequence[Example], wanted: Tensor, generator: torch.Generator, split: Split
+    ) -> None:
+        """All processes draw the same numbers, but only the first's head counts: the others take it over."""
         with torch.no_grad():
             self.head.weight.copy_(torch.randn(self.head.weight.shape, generator=generator) * 0.02)
             self.head.bias.zero_()
         if self.config.head_init == "random":
             return
         rows = torch.randperm(len(examples), generator=generator)[: self.config.probe_rows].sort().values.tolist()
+        if not split.first:
+            return
         hidden = self._frozen_hidden([examples[row] for row in rows])
         weight, bias = fit_probe(hidden, wanted[rows], self.num_classes)
         with torch.no_grad():
