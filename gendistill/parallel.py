@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from gendistill.atomic import atomic_write
 from gendistill.errors import ConfigError, GendistillError, MissingExtraError
 
 Item = TypeVar("Item")
@@ -211,7 +212,7 @@ def main() -> None:
     except Exception as error:
         line = (str(error).strip().splitlines() or [""])[0][:300]
         told = error if isinstance(error, GendistillError) else f"{type(error).__name__}: {line}"
-        (folder / f"error-{rank}").write_bytes(pickle.dumps(told))
+        atomic_write(folder / f"error-{rank}", pickle.dumps(told))
         raise
 
 

@@ -141,14 +141,9 @@ class Teacher:
         if count == 1:
             self.student.fit(self.real, seed=self.seed, checkpoints=self.config.checkpoints, progress=progress)
             return
-        work = partial(
-            _train_together,
-            partial(CausalStudent, self.config)
-            if causal
-            else partial(EncoderStudent, self.config, self.student.num_classes),
-            self.real,
-            self.seed,
-        )
+        recipe = self.student.config
+        build = partial(CausalStudent, recipe) if causal else partial(EncoderStudent, recipe, self.student.num_classes)
+        work = partial(_train_together, build, self.real, self.seed, self.config.checkpoints)
         with trained(count, work, progress) as folder:
             self.student.load(folder)
 
@@ -266,13 +261,14 @@ def _train_together(
     build: Callable[..., EncoderStudent | CausalStudent],
     real: Sequence[Example],
     seed: int,
+    checkpoints: int,
     split: Split,
     folder: Path,
     progress: Progress,
 ) -> None:
     """What each of several processes does; the first writes the checkpoints."""
     student = build(device=split.device)
-    student.fit(real, seed=seed, checkpoints=student.config.checkpoints, progress=progress, split=split)
+    student.fit(real, seed=seed, checkpoints=checkpoints, progress=progress, split=split)
     if split.first:
         student.save(folder)
 
