@@ -222,17 +222,20 @@ def test_no_process_outlives_the_one_that_started_it(tmp_path: Path) -> None:
         "from gendistill.parallel import trained\n"
         "with trained(2, partial(endless, Path(sys.argv[1]))): pass"
     )
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=env)
+    pids, left = tmp_path / "pids", tmp_path / "left"
+    pids.mkdir()
+    left.mkdir()
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(left)}
+    parent = subprocess.Popen([sys.executable, "-c", code, str(pids)], env=env)
     try:
         for _ in range(600):
-            if len(told_pids(tmp_path)) == 3:
+            if len(told_pids(pids)) == 3:
                 break
             time.sleep(0.1)
     finally:
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-    assert len(told_pids(tmp_path)) == 3 and not alive(told_pids(tmp_path))
+    assert len(told_pids(pids)) == 3 and not alive(told_pids(pids))
 
 
 def test_how_many_processes(monkeypatch: pytest.MonkeyPatch, tiny_encoder_dir: Path) -> None:
