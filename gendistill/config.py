@@ -131,7 +131,10 @@ class Config(Section):
 
 
 def _plain(section: Any) -> dict[str, Any]:
-    return section.model_dump(exclude_unset=True) if isinstance(section, BaseModel) else dict(section)
+    """What was given of a section, with what no written configuration has."""
+    if not isinstance(section, BaseModel):
+        return dict(section)
+    return {name: getattr(section, name) for name in section.model_fields_set}
 
 
 def readable(error: ValidationError) -> str:

@@ -19,6 +19,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False, protected_namespaces=())
 
 
+# Of a training on this machine (docs/several_gpus.md). It is a matter of the machine and not of what a run is, so it is
+# part of no configuration that is written or compared.
+PROCESSES: Any = Field(
+    None, ge=1, exclude=True, description="that train together on this machine; absent: one a GPU, if there are several"
+)
+
+
 class DataConfig(Section):
     task: Literal["auto", "instruction"] = Field(
         "auto",
@@ -142,7 +149,14 @@ class StudentConfig(Section):
         None, description="a sentence-transformers model; the student's own embeddings if absent"
     )
     lora: LoraConfig = Field(default_factory=LoraConfig)
+    processes: int | None = PROCESSES
     trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _one_way_to_spread(self) -> StudentConfig:
+        if self.lora.device_map is not None and (self.processes or 1) > 1:
+            raise ValueError("lora.device_map spreads one process over all GPUs; leave it out, or set processes to 1")
+        return self
 
     @model_validator(mode="after")
     def _checkpoints_fit(self) -> StudentConfig:
@@ -182,6 +196,7 @@ class TuneConfig(Section):
     learning_rate: float = Field(3e-4, gt=0)
     rank: int = Field(16, ge=1)
     dropout: float = Field(0.05, ge=0, lt=1)
+    processes: int | None = PROCESSES
 
 
 class ServerConfig(Section):

@@ -7,6 +7,7 @@ are missing, and trains it only if it was killed before training ended; ``Memory
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from gendistill.config import StudentConfig
 from gendistill.examples import Example
 from gendistill.models import model_error, resolve
+from gendistill.parallel import Split, process_count, trained
 from gendistill.progress import Advance, Reporter
 from gendistill.students.base import Features, Segment
 from gendistill.students.causal import CausalStudent
@@ -126,15 +128,24 @@ class Teacher:
             self.student.load(folder)
         else:
             with self.reporter.track(f"train {self.folder}", self.config.training_steps(len(self.real))) as advance:
-                self.student.fit(
-                    self.real,
-                    seed=self.seed,
-                    checkpoints=self.config.checkpoints,
-                    progress=lambda done, total: advance(done),
-                )
+                self._train(lambda done, total: advance(done))
             self.store.save_folder(self.folder, self.student.save)
         self._ready = True
         return self.student
+
+    def _train(self, progress: Progress) -> None:
+        causal = isinstance(self.student, CausalStudent)
+        count = 1
+        if not causal or self.config.lora.device_map is None:  # that one takes all GPUs itself
+            count = process_count(self.config.processes, self.config.batch_size, "student.processes")
+        if count == 1:
+            self.student.fit(self.real, seed=self.seed, checkpoints=self.config.checkpoints, progress=progress)
+            return
+        recipe = self.student.config
+        build = partial(CausalStudent, recipe) if causal else partial(EncoderStudent, recipe, self.student.num_classes)
+        work = partial(_train_together, build, self.real, self.seed, self.config.checkpoints)
+        with trained(count, work, progress) as folder:
+            self.student.load(folder)
 
     def accuracy(self, rows: Sequence[Example]) -> float:
         """Share of the rows that it gives their label."""
@@ -252,6 +263,22 @@ class Teacher:
                     advance(done)
                 whole.append(part)
         return {key: torch.cat([part[key] for part in whole]) for key in whole[0]}
+
+
+def _train_together(
+    build: Callable[..., EncoderStudent | CausalStudent],
+    real: Sequence[Example],
+    seed: int,
+    checkpoints: int,
+    split: Split,
+    folder: Path,
+    progress: Progress,
+) -> None:
+    """What each of several processes does; the first writes the checkpoints."""
+    student = build(device=split.device)
+    student.fit(real, seed=seed, checkpoints=checkpoints, progress=progress, split=split)
+    if split.first:
+        student.save(folder)
 
 
 def _part(tick: _Tick, index: int, parts: int) -> Progress:

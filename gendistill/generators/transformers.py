@@ -133,6 +133,12 @@ class TransformersGenerator:
         self._positions = "position_ids" in accepted
         self._keeps = "logits_to_keep" in accepted
 
+    def unload(self) -> None:
+        """Let go of the model's memory; it is loaded again when it is next used."""
+        self._model = self._tokenizer = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def _row(self, request: Request) -> _Row:
         if request.messages is not None:
             prompt = self.chat_ids(request.messages)

@@ -22,6 +22,7 @@ from gendistill.errors import ConfigError, DataError, MissingExtraError, ModelEr
 from gendistill.examples import Example
 from gendistill.generators.transformers import pick_dtype
 from gendistill.models import load_causal_lm
+from gendistill.parallel import ALONE, Split
 from gendistill.students.base import Features, joined
 from gendistill.students.conversations import Conversation, Conversations, Cut
 from gendistill.students.encoder import alike, rate_schedule, shuffled_batches
@@ -109,6 +110,7 @@ class CausalStudent:
         targets: Tensor | None = None,
         checkpoints: int = 1,
         progress: Progress | None = None,
+        split: Split = ALONE,
     ) -> None:
         """Train a fresh adapter for ``config.training_steps(len(examples))`` steps.
 
@@ -117,6 +119,7 @@ class CausalStudent:
         :param targets: not for instructions; must be None.
         :param checkpoints: how many states to keep, evenly spaced, the last being the trained adapter; with two or
             more the first is the adapter's start.
+        :param split: this process's share, where several train together; all but the first keep the last state alone.
         :raises DataError: no examples, soft labels, or fields that are no conversation.
         """
         if targets is not None:
@@ -131,21 +134,24 @@ class CausalStudent:
         weights = list(self._weights.values())
         optimizer = torch.optim.AdamW(weights, lr=recipe.lora.learning_rate, weight_decay=recipe.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate_schedule(recipe, steps))
-        keep_at = {round(steps * k / max(checkpoints - 1, 1)) for k in range(checkpoints - 1)}
+        split.agree(weights)
+        keep_at = {round(steps * k / max(checkpoints - 1, 1)) for k in range(checkpoints - 1)} if split.first else set()
         generator = torch.Generator().manual_seed(seed)
         batches = shuffled_batches(len(examples), min(recipe.batch_size, len(examples)), generator)
         with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator
-            torch.manual_seed(seed)
+            torch.manual_seed(seed + split.index)  # each process's rows have masks of their own
             for step in range(steps):
                 if step in keep_at:
                     self._states.append(self._state(optimizer))
                 self.model.train(recipe.dropout or recipe.lora.dropout > 0)
-                batch = [encoded[row] for row in next(batches)]
+                whole = [encoded[row] for row in next(batches)]
+                batch = split.share(whole)
                 optimizer.zero_grad(set_to_none=True)
-                share = 1 / sum(len(row.answer) for row in batch)
+                share = 1 / sum(len(row.answer) for row in whole)
                 # In parts of like length: less padding, and a bound on memory whatever the batch size.
                 for rows in alike([row.ids for row in batch], self.batch_tokens):
                     self._pass([batch[row] for row in rows], share)
+                split.add_up(weights)
                 nn.utils.clip_grad_norm_(weights, 1.0)
                 optimizer.step()
                 schedule.step()

@@ -24,6 +24,7 @@ from gendistill.config import StudentConfig
 from gendistill.errors import ModelError
 from gendistill.examples import Example
 from gendistill.models import model_error, resolve, safe_load_kwargs
+from gendistill.parallel import ALONE, Split
 from gendistill.schedules import Schedule, cosine, linear
 from gendistill.students.base import Features
 from gendistill.students.frozen import FrozenBlocks
@@ -108,12 +109,14 @@ class EncoderStudent:
         targets: Tensor | None = None,
         checkpoints: int = 1,
         progress: Progress | None = None,
+        split: Split = ALONE,
     ) -> None:
         """Train from the pretrained weights, for ``config.training_steps(len(examples))`` steps.
 
         :param targets: (n, C) float32 probabilities that replace the labels, in the probe and in the loss.
         :param checkpoints: how many states to keep, evenly spaced, the last being the trained student; with two or
             more the first is the start of training (pretrained body, probe head).
+        :param split: this process's share, where several train together; all but the first keep the last state alone.
         :raises DataError: no examples, or targets that are no probabilities of theirs.
         """
         wanted = training_targets(examples, targets, self.num_classes)
@@ -123,8 +126,10 @@ class EncoderStudent:
         encoded = self._encode(examples)
         self._widen(self._width(examples))
         generator = torch.Generator().manual_seed(seed)
-        self._initialise_head(examples, wanted, generator)
-        keep_at = {round(steps * k / max(checkpoints - 1, 1)) for k in range(checkpoints - 1)}
+        self._initialise_head(examples, wanted, generator, split)
+        weights = [*self.encoder.parameters(), *self.head.parameters()]
+        split.agree(weights)
+        keep_at = {round(steps * k / max(checkpoints - 1, 1)) for k in range(checkpoints - 1)} if split.first else set()
         optimizer = torch.optim.AdamW(
             [
                 {"params": self.encoder.parameters(), "lr": recipe.learning_rate},
@@ -136,18 +141,21 @@ class EncoderStudent:
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate_schedule(recipe, steps))
         batches = shuffled_batches(len(examples), min(recipe.batch_size, len(examples)), generator)
         with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator
-            torch.manual_seed(seed)
+            torch.manual_seed(seed + split.index)  # each process's rows have masks of their own
             for step in range(steps):
                 if step in keep_at:
                     self._states.append(self._state(optimizer))
-                rows = next(batches)
+                batch = next(batches)
+                rows = split.share(batch)
                 self.encoder.train(recipe.dropout)
-                texts = [encoded[row] for row in rows]
-                with self._autocast(), self._from_below(texts):
-                    logits = self.head(self._pool(self._pad(pieces(texts)), texts))
-                    loss = nn.functional.cross_entropy(logits.float(), wanted[rows].to(self.device))
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                if rows:
+                    texts = [encoded[row] for row in rows]
+                    with self._autocast(), self._from_below(texts):
+                        logits = self.head(self._pool(self._pad(pieces(texts)), texts))
+                        loss = nn.functional.cross_entropy(logits.float(), wanted[rows].to(self.device))
+                    (loss * (len(rows) / len(batch))).backward()
+                split.add_up(weights)
                 nn.utils.clip_grad_norm_(self.encoder.parameters(), 1.0)
                 optimizer.step()
                 schedule.step()
@@ -157,13 +165,18 @@ class EncoderStudent:
         self._states.append(self._state(optimizer))
         self._present = self._states[-1]
 
-    def _initialise_head(self, examples: Sequence[Example], wanted: Tensor, generator: torch.Generator) -> None:
+    def _initialise_head(
+        self, examples: Sequence[Example], wanted: Tensor, generator: torch.Generator, split: Split
+    ) -> None:
+        """All processes draw the same numbers, but only the first's head counts: the others take it over."""
         with torch.no_grad():
             self.head.weight.copy_(torch.randn(self.head.weight.shape, generator=generator) * 0.02)
             self.head.bias.zero_()
         if self.config.head_init == "random":
             return
         rows = torch.randperm(len(examples), generator=generator)[: self.config.probe_rows].sort().values.tolist()
+        if not split.first:
+            return
         hidden = self._frozen_hidden([examples[row] for row in rows])
         weight, bias = fit_probe(hidden, wanted[rows], self.num_classes)
         with torch.no_grad():
