@@ -23,8 +23,10 @@ STAGE_ROWS = 125_000  # candidates of which one process proposes some
 PROPOSED_EACH = 64  # of a shard for each text to choose (``selection.two_stage.Plan.factor``)
 BASELINES = 4  # sets that students are trained on for the table, beside the full data
 AUDIT_S, AUDIT_ROW_S = 3.5, 0.002  # the audit, and of a real row that it looks at
-REPORT_BYTES, POINT_BYTES = 250_000, 120  # of a report: the page, and a point of its map
-ROUND_BYTES, RESULT_BYTES = 8_000, 60_000  # a round in the journal; card, audit, set, configuration
+# Bytes: the page of a report, a point of its map and a chosen text beside what they quote; a round in the journal;
+# card, audit and configuration
+REPORT_BYTES, POINT_BYTES, CHOSEN_BYTES, ROUND_BYTES, RESULT_BYTES = 67_000, 50, 800, 8_000, 30_000
+QUOTED_CHARS, QUOTED_TIMES = 300, 6  # of a text on the map; how often a chosen text and its like are quoted
 EMPTY_JOURNAL = 45_000
 MAP_POINTS = (2_000, 5_000)  # real rows and candidates on the map, at most
 
@@ -372,8 +374,10 @@ class _Run:
         audited = self.budget if config.audit.enabled else 0
         real = (reference + sample.rows.dev + held_out + audited) * sizes.embedding + targets * sizes.features
         seen, drawn = MAP_POINTS
-        points = min(sample.rows.aim, seen) + min(self.requests.value, drawn)
-        fixed = EMPTY_JOURNAL + len(self.rounds) * ROUND_BYTES + RESULT_BYTES + REPORT_BYTES + points * POINT_BYTES
+        points = min(reference, seen) + min(self.requests.value, drawn)
+        text = sample.written.reply_bytes
+        fixed = EMPTY_JOURNAL + len(self.rounds) * ROUND_BYTES + RESULT_BYTES + REPORT_BYTES
+        fixed += points * (POINT_BYTES + min(text, QUOTED_CHARS)) + self.budget * (CHOSEN_BYTES + QUOTED_TIMES * text)
         parts = {
             "journal": self.requests * Estimate(sizes.journal, 0.05 * sizes.journal),
             "features": self.looked_at * sizes.features,

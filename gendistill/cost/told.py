@@ -49,20 +49,18 @@ def money_text(value: float) -> str:
 
 def measured_lines(sample: Sample, config: Config) -> list[str]:
     """What the sample found on this machine."""
-    written = sample.written
+    written, kept, student = sample.written, sample.kept, config.student
     lines = [f"measured on this machine ({sample.device}) in {time_text(sample.took_s)}:"]
     if written.speed is not None:
-        rate = tokens_a_second(sample, config)
-        lines.append(
-            f"  {sample.generator}: {written.requests} replies of {written.completion_tokens.value:.1f} tokens, prompts of "
-            f"{written.prompt_tokens.value:.0f}; {count_text(rate)} tokens/s {_at(written.speed, config)}"
-        )
-        lines.append(
-            f"  {sample.kept.value:.0%} of them passed all filters ({sample.kept.low:.0%} to {min(1, sample.kept.high):.0%}), "
-            f"by a teacher of {sample.rows.train:,} rows that had only begun to learn"
-        )
+        lines += [
+            f"  {sample.generator}: {written.requests} replies of {written.completion_tokens.value:.1f} tokens, "
+            f"prompts of {written.prompt_tokens.value:.0f}",
+            f"  {count_text(tokens_a_second(sample, config))} tokens/s {_at(written.speed, config)}",
+            f"  {kept.value:.0%} of them passed all filters ({kept.low:.0%} to {min(1.0, kept.high):.0%}), by a "
+            "teacher that had only begun to learn",
+        ]
     lines.append(
-        f"  {config.student.model}: {1 / sample.look_row_s:.0f} candidates/s at {config.student.checkpoints} checkpoints, "
+        f"  {student.model}: {1 / sample.look_row_s:.0f} candidates/s at {student.checkpoints} checkpoints, "
         f"{sample.step_s:.2g} s for a step of training"
     )
     sizes = " and ".join(f"{size:,} in {time_text(seconds)}" for size, seconds in sample.choices)
@@ -105,8 +103,8 @@ def assumed_lines(sample: Sample, config: Config, cluster: Cluster, costs: Seque
     elif cluster.speedup != 1:
         lines.append(f"a machine {cluster.speedup:g} times as fast as this one")
     lines.append(
-        "later rounds are as the first: as long prompts and replies, as many kept; near copies, which grow with the pool, "
-        "are as many as in the sample"
+        "later rounds are as the first: as long prompts and replies, as many kept; near copies, of which a large pool "
+        "has more, are as many as in the sample"
     )
     if isinstance(sample.written.speed, CallSpeed):
         lines.append("the servers' speed with more calls than the sample made is the least certain figure")
