@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 import yaml
 from fault_server import serving
-from test_run import finished, small_config  # noqa: F401 - a fixture
+from test_run import small_config
 from test_server_runs import server_config
 
-from gendistill import Config
+from gendistill import Config, distill
 from gendistill.cli import main
+from gendistill.config import SelectionConfig
 from gendistill.cost import Cluster, Costs, Estimate, Sample, cluster_of, measure_sample, predict
 from gendistill.cost.large import LARGE, waiting
 from gendistill.cost.sample import BatchSpeed, ByteSizes, CallSpeed, RealRows, Written, mean_of, share_of
@@ -34,6 +35,19 @@ Dirs = tuple[Path, Path, Path]
 @pytest.fixture(scope="module")
 def dirs(tiny_encoder_dir: Path, tiny_causal_dir: Path, tiny_jsonl: Path) -> Dirs:
     return tiny_encoder_dir, tiny_causal_dir, tiny_jsonl
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, dirs: Dirs) -> tuple[Config, Distilled]:
+    """A run without what only takes time."""
+    config = small_config(
+        tmp_path_factory.mktemp("runs") / "run",
+        *dirs,
+        selection={"method": "greedy"},
+        evaluate={"seeds": 0},
+        audit={"enabled": False},
+    )
+    return config, distill(config)
 
 
 def a_sample(**changes: Any) -> Sample:
@@ -278,7 +292,7 @@ def test_figures_in_words() -> None:
 # -- a real sample ----------------------------------------------------------------------------------------------------
 
 
-def test_a_sample_of_a_run_predicts_it(finished: tuple[Config, Distilled]) -> None:  # noqa: F811
+def test_a_sample_of_a_run_predicts_it(finished: tuple[Config, Distilled]) -> None:
     """Tokens, requests and bytes of a run that was made; seconds are another test's (scripts/plan_check.py)."""
     config, result = finished
     sample = measure_sample(config)
@@ -294,14 +308,22 @@ def test_a_sample_of_a_run_predicts_it(finished: tuple[Config, Distilled]) -> No
     assert costs.kept.low - 3 <= result.pool_size <= costs.kept.high + 3
     size = sum(path.stat().st_size for path in config.out.rglob("*") if path.is_file())
     assert costs.bytes.value == pytest.approx(size, rel=0.3)
-    assert all(part.value > 0 for part in costs.stages.values())
+    assert costs.stages["measure"].value == 0  # none is asked for
+    assert all(part.value > 0 for name, part in costs.stages.items() if name != "measure")
     assert short_lines(costs)[0].startswith("plan: 72 requests")
+
+
+def greedy(config: Config) -> Config:
+    """The same with a choice that is made in a moment."""
+    return config.model_copy(update={"selection": SelectionConfig(method="greedy")})
 
 
 def test_a_sample_of_a_server(tmp_path: Path, dirs: Dirs) -> None:
     log = tmp_path / "log"
     with serving(tmp_path / "server", log=str(log)) as server:
-        config = server_config(tmp_path / "run", dirs, server.url, choices_per_call=3, price_in=1.0, price_out=2.0)
+        config = greedy(
+            server_config(tmp_path / "run", dirs, server.url, choices_per_call=3, price_in=1.0, price_out=2.0)
+        )
         sample = measure_sample(config)
         assert isinstance(sample.written.speed, CallSpeed) and sample.remote and not sample.assumed
     calls = len(log.read_text().splitlines())
@@ -316,7 +338,9 @@ def test_a_sample_of_a_server(tmp_path: Path, dirs: Dirs) -> None:
 
 @pytest.mark.parametrize("kind", ["server", "batch"])
 def test_a_generator_that_cannot_be_asked_is_assumed(kind: str, tmp_path: Path, dirs: Dirs) -> None:
-    config = server_config(tmp_path / "run", dirs, "http://127.0.0.1:9/v1", kind=kind, give_up_after=0.5, price_in=1.0)
+    config = greedy(
+        server_config(tmp_path / "run", dirs, "http://127.0.0.1:9/v1", kind=kind, give_up_after=0.5, price_in=1.0)
+    )
     sample = measure_sample(config)
     assert sample.written.speed is None
     (line,) = sample.assumed
@@ -416,7 +440,7 @@ def test_a_large_run_is_told_what_it_costs_and_a_small_one_is_not_measured(
     assert len(asked) == 1 and told.startswith("plan: 100,000 requests, 20 M tokens in") and len(told.splitlines()) == 3
 
 
-def test_only_what_is_not_answered_yet_counts(finished: tuple[Config, Distilled]) -> None:  # noqa: F811
+def test_only_what_is_not_answered_yet_counts(finished: tuple[Config, Distilled]) -> None:
     config, _ = finished
     assert waiting(config) == 0  # small by its configuration alone
     nowhere = config.model_copy(update={"data": config.data.model_copy(update={"dataset": "./nowhere.csv"})})

@@ -166,34 +166,27 @@ def tell_large(console: Console, config: Config) -> None:
 
 
 def costs_table(costs: Sequence[Costs]) -> Table:
-    """A column a size, expected figures with 95 % intervals."""
+    """A column a size."""
     from rich.table import Table
 
-    from gendistill.cost.told import STAGE_NAMES, bytes_text, count_text, money_text, time_text
+    from gendistill.cost.told import STAGE_NAMES, bytes_text, count_text, estimate_text, money_text, time_text
 
     table = Table(
-        title="a run that asks for so many candidates; below each figure its 95 % interval", title_justify="left"
+        title="a run that asks for so many candidates; with half the width of 95 % intervals", title_justify="left"
     )
     table.add_column("candidates")
     for one in costs:
         table.add_column(f"{one.candidates:,}", justify="right")
 
     def row(name: str, figures: Sequence[Estimate | None], text: Callable[[float], str], style: str = "") -> None:
-        cells = []
-        for figure in figures:
-            if figure is None:
-                cells.append("no price")
-            elif figure.error:
-                cells.append(f"{text(figure.value)}\n({text(figure.low)} to {text(figure.high)})")
-            else:
-                cells.append(text(figure.value))
+        cells = ["no price" if figure is None else estimate_text(figure, text) for figure in figures]
         table.add_row(name, *cells, style=style)
 
     row("requests", [one.requests for one in costs], count_text)
     row("tokens in", [one.tokens_in for one in costs], count_text)
     row("tokens out", [one.tokens_out for one in costs], count_text)
     row("candidates kept", [one.kept for one in costs], count_text)
-    row("GPU-hours", [one.gpu_hours for one in costs], lambda hours: f"{hours:,.3g}")
+    row("GPU-hours", [one.gpu_hours for one in costs], count_text)
     row("money", [one.money for one in costs], money_text)
     row("storage", [one.bytes for one in costs], bytes_text)
     row("memory of the driver", [one.memory for one in costs], bytes_text)

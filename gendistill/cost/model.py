@@ -238,12 +238,12 @@ class _Run:
         return self._fast(seconds + steps * sample.step_s) + self._known(sample.further_start_s)
 
     def _write(self, requests: float) -> Estimate:
-        """All writers at once."""
-        speed, writers = self.sample.written.speed, self.cluster.writers
+        """All writers at once that have a shard to write."""
+        speed = self.sample.written.speed
         if isinstance(speed, CallSpeed):
             return self._by_calls(speed, requests)
         if isinstance(speed, BatchSpeed):
-            return self._by_batches(speed, requests / min(writers, max(1.0, requests)))
+            return self._by_batches(speed, requests / self._busy(self.cluster.writers, requests))
         return NOTHING
 
     def _by_batches(self, speed: BatchSpeed, requests: float) -> Estimate:
@@ -281,13 +281,13 @@ class _Run:
         seconds = rows * (sample.look_row_s + real * sample.pair_s)
         kept = requests * sample.kept.value * sample.further_row_s
         features = self._fast(seconds + kept) * Estimate(1.0, sample.looked_at.relative)
-        return (features + self._known(requests * sample.read_row_s)) * (1 / self._scorers(requests))
+        return (features + self._known(requests * sample.read_row_s)) * (1 / self._busy(self.cluster.scorers, requests))
 
-    def _scorers(self, requests: float) -> float:
-        """That have something to do."""
+    def _busy(self, workers: int, requests: float) -> float:
+        """Of so many workers, those that have a shard to do."""
         if self.config.engine.kind == "local":
             return 1.0
-        return min(self.cluster.scorers, max(1.0, requests / self.config.engine.shard_rows))
+        return min(float(workers), max(1.0, requests / self.config.engine.shard_rows))
 
     def _together(self, requests: float, write: Estimate, score: Estimate) -> Estimate:
         """Writing elsewhere leaves this machine free to score meanwhile, whole chunks of candidates at a time."""
@@ -376,7 +376,7 @@ class _Run:
         seen, drawn = MAP_POINTS
         points = min(reference, seen) + min(self.requests.value, drawn)
         text = sample.written.reply_bytes
-        fixed = EMPTY_JOURNAL + len(self.rounds) * ROUND_BYTES + RESULT_BYTES + REPORT_BYTES
+        fixed: float = EMPTY_JOURNAL + len(self.rounds) * ROUND_BYTES + RESULT_BYTES + REPORT_BYTES
         fixed += points * (POINT_BYTES + min(text, QUOTED_CHARS)) + self.budget * (CHOSEN_BYTES + QUOTED_TIMES * text)
         parts = {
             "journal": self.requests * Estimate(sizes.journal, 0.05 * sizes.journal),

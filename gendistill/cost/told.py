@@ -47,6 +47,13 @@ def money_text(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
+def estimate_text(figure: Estimate, text: Callable[[float], str]) -> str:
+    """``12,530 \u00b1 12%``: half the width of the 95 % interval as a share of the figure."""
+    if not figure.error or not figure.value:
+        return text(figure.value)
+    return f"{text(figure.value)} \u00b1 {(figure.high - figure.value) / figure.value:.0%}"
+
+
 def measured_lines(sample: Sample, config: Config) -> list[str]:
     """What the sample found on this machine."""
     written, kept, student = sample.written, sample.kept, config.student
@@ -121,7 +128,7 @@ def assumed_lines(sample: Sample, config: Config, cluster: Cluster, costs: Seque
 def short_lines(costs: Costs) -> list[str]:
     """The whole in a few lines."""
     money = [f", {money_text(costs.money.value)} to pay"] if costs.money is not None else []
-    gpus = [f", {costs.gpu_hours.value:,.3g} GPU-hours"] if costs.gpu_hours.value else []
+    gpus = [f", {count_text(costs.gpu_hours.value)} GPU-hours"] if costs.gpu_hours.value else []
     stages = sorted(costs.stages.items(), key=lambda item: -item[1].value)[:3]
     return [
         f"plan: {count_text(costs.requests.value)} requests, {count_text(costs.tokens_in.value)} tokens in and "
