@@ -22,7 +22,7 @@ TWO_STAGES_DIMS, TWO_STAGES_CHOSEN = 384, 80
 STAGE_ROWS = 125_000  # candidates of which one process proposes some
 PROPOSED_EACH = 64  # of a shard for each text to choose (``selection.two_stage.Plan.factor``)
 BASELINES = 4  # sets that students are trained on for the table, beside the full data
-AUDIT_S, AUDIT_ROW_S = 3.5, 0.002  # the audit, and of a real row that it looks at
+AUDIT_S, AUDIT_ROW_S = 3.0, 0.001  # the audit, and of a real row that it looks at
 # Bytes: the page of a report, a point of its map and a chosen text beside what they quote; a round in the journal;
 # card, audit and configuration
 REPORT_BYTES, POINT_BYTES, CHOSEN_BYTES, ROUND_BYTES, RESULT_BYTES = 67_000, 50, 800, 8_000, 30_000
@@ -229,11 +229,13 @@ class _Run:
         return Estimate(load, SPEED_ERROR * load)
 
     def _teacher(self) -> Estimate:
-        """Real rows embedded, features of some, dev; the training; further students."""
+        """Real rows embedded, also those that the head starts from; features of some; dev; training; further students."""
         sample, rows = self.sample, self.sample.rows
         reference = min(rows.aim, self.config.data.max_reference_rows)
         targets = min(reference, sample.classes * self.config.objective.target_rows_per_class)
-        seconds = (reference + 2 * rows.dev) * sample.embed_row_s + targets * sample.target_row_s
+        probed = min(rows.train, self.config.student.probe_rows) if self.config.student.head_init == "probe" else 0
+        embedded = reference + probed * (1 - min(1.0, reference / rows.train)) + 2 * rows.dev
+        seconds = embedded * sample.embed_row_s + targets * sample.target_row_s
         steps = self.config.student.training_steps(rows.train)
         return self._fast(seconds + steps * sample.step_s) + self._known(sample.further_start_s)
 

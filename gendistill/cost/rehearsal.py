@@ -19,8 +19,8 @@ from gendistill.inputs import RealSide, objective_inputs
 from gendistill.objectives import ObjectiveInputs
 from gendistill.students.base import Features
 
-SIZES = (50, 200, 800, 3200)  # candidates, as long as there is time
-STOP_AFTER_S = 6.0  # no larger size is tried when one took so long
+SIZES = (50, 200, 800)  # candidates, as long as there is time
+STOP_AFTER_S = 8.0  # no larger size is tried when one took so long
 NOISE = 0.7  # length of what is added to an embedding of length 1
 PAIR_ROWS = 1500
 

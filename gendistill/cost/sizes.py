@@ -65,21 +65,22 @@ def _journal(
         of_reply: dict[str, list[Judged]] = {}
         for one in judged:
             of_reply.setdefault(one[0].request_id, []).append(one)
+        weighed = [(p.request.id, reply) for p, (_, reply) in zip(planned, cycle(replies), strict=False)]
         with Store(full, config) as store:
             store.plan(1, planned)
-            for p, (_, reply) in zip(planned, cycle(replies), strict=False):
-                store.add_replies([replace(reply, request_id=p.request.id)])
-                store.add_candidates(
-                    [
-                        Verdict(
-                            replace(candidate, request_id=p.request.id),
-                            verdict.filter if verdict else None,
-                            verdict.reason if verdict else None,
-                            {} if verdict else SCORES,
-                        )
-                        for candidate, verdict in of_reply.get(reply.request_id, [])
-                    ]
-                )
+            store.add_replies([replace(reply, request_id=id) for id, reply in weighed])
+            store.add_candidates(
+                [
+                    Verdict(
+                        replace(candidate, request_id=id),
+                        verdict.filter if verdict else None,
+                        verdict.reason if verdict else None,
+                        {} if verdict else SCORES,
+                    )
+                    for id, reply in weighed
+                    for candidate, verdict in of_reply.get(reply.request_id, [])
+                ]
+            )
         sizes = [(path / "run.db").stat().st_size for path in (empty, full)]
     return (sizes[1] - sizes[0]) / len(planned)
 
