@@ -80,7 +80,7 @@ def a_sample(**changes: Any) -> Sample:
         "target_row_s": 0.02,
         "look_row_s": 0.03,
         "read_row_s": 0.001,
-        "further_start_s": 0.0,
+        "further_real_row_s": 0.0,
         "further_row_s": 0.0,
         "choices": ((100, 2.0), (400, 4.0)),
         "pair_s": 0.0,

@@ -81,7 +81,7 @@ def measure_sample(config: Config, reporter: Reporter | None = None, clock: Cloc
 
     asked = clock()
     others = further_students(small, side, few, real.dev[:1], MemoryStore(), watch)
-    further_start_s = clock() - asked
+    further_real_row_s = (clock() - asked) / len(few)
 
     count = max(config.generator.exemplars, config.per_class, 2)
     embeddings, labels = side.embeddings.numpy(), side.labels.numpy()
@@ -128,7 +128,7 @@ def measure_sample(config: Config, reporter: Reporter | None = None, clock: Cloc
         target_row_s=target_row_s,
         look_row_s=look_row_s,
         read_row_s=read_row_s,
-        further_start_s=further_start_s,
+        further_real_row_s=further_real_row_s,
         further_row_s=further_row_s,
         choices=time_choices(config, side, others, real, budgets, watch, clock),
         pair_s=pair_seconds(config, side, clock),

@@ -229,7 +229,7 @@ class _Run:
         return Estimate(load, SPEED_ERROR * load)
 
     def _teacher(self) -> Estimate:
-        """Real rows embedded, also those that the head starts from; features of some; dev; training; further students."""
+        """Real rows embedded, also those that the head starts from; features of some; training; further students."""
         sample, rows = self.sample, self.sample.rows
         reference = min(rows.aim, self.config.data.max_reference_rows)
         targets = min(reference, sample.classes * self.config.objective.target_rows_per_class)
@@ -237,7 +237,7 @@ class _Run:
         embedded = reference + probed * (1 - min(1.0, reference / rows.train)) + 2 * rows.dev
         seconds = embedded * sample.embed_row_s + targets * sample.target_row_s
         steps = self.config.student.training_steps(rows.train)
-        return self._fast(seconds + steps * sample.step_s) + self._known(sample.further_start_s)
+        return self._fast(seconds + steps * sample.step_s) + self._known(rows.train * sample.further_real_row_s)
 
     def _write(self, requests: float) -> Estimate:
         """All writers at once that have a shard to write."""

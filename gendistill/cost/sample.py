@@ -114,6 +114,7 @@ class Sample:
     :param embed_row_s: of one pass of the student over a real row.
     :param target_row_s: of the features of a real row at every checkpoint, embedded before.
     :param look_row_s: of all features of a candidate; those of further students are ``further_row_s``.
+    :param further_real_row_s: of a real row that further students learn from.
     :param choices: (candidates, seconds) of the configured choice, ascending.
     :param pair_s: of comparing two candidates, to find near duplicates.
     :param request_memory: bytes that a planned request takes.
@@ -136,7 +137,7 @@ class Sample:
     target_row_s: float
     look_row_s: float
     read_row_s: float  # parsing a reply and the filters on text
-    further_start_s: float
+    further_real_row_s: float
     further_row_s: float
     choices: tuple[tuple[int, float], ...]
     pair_s: float
