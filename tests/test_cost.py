@@ -121,7 +121,7 @@ def test_a_plan_by_hand() -> None:
     assert costs.tokens_in.value == pytest.approx(100 * 200) and costs.tokens_out.value == pytest.approx(100 * 30)
     assert costs.kept.value == pytest.approx(80)
     # a round: 50 rows, 30 steps, 1,500 tokens, 7 prompts of 200 tokens
-    assert costs.stages["write"].value == pytest.approx(2 * (30 * 0.1 + 1500 * 0.01 + 7 * 200 * 0.001))
+    assert costs.stages["write"].value == pytest.approx(2 * (30 * 0.1 + 1500 * 0.01 + 7 * 200 * 0.001) + 100 * 0.001)
     assert costs.stages["score"].value == pytest.approx(100 * 0.9 * 0.03 + 100 * 0.001)
     # 1,000 real rows, dev twice, 100 targets, 40 steps
     assert costs.stages["teacher"].value == pytest.approx(10 + 2 + 2 + 20)
@@ -161,7 +161,7 @@ def test_servers_write_while_this_machine_scores() -> None:
     written = replace(a_sample().written, speed=speed)
     urls = {"base_urls": ["http://127.0.0.1:9/v1"], "concurrency": 100, "price_in": 1.0, "price_out": 10.0}
     config = config_of(rounds=1, generator={"kind": "server", "model": "m", "server": urls})
-    costs = plan(80_000, config, written=written, remote=True)
+    costs = plan(80_000, config, written=written, remote=True, read_row_s=0.0)
     # 10,000 calls, 100 at once of 2 s each
     assert costs.stages["write"].value == pytest.approx(10_000 / (100 / 2))
     assert costs.stages["write"].high >= 10_000 / (6 / 1.06) * 0.9  # it may be no faster than the sample
@@ -174,7 +174,7 @@ def test_servers_write_while_this_machine_scores() -> None:
 
 def test_a_cluster_shares_the_work_and_is_paid_by_the_hour() -> None:
     config = config_of(engine={"kind": "ray", "shard_rows": 100})
-    alone, many = (plan(100_000, config, one) for one in (Cluster(), Cluster(8, 8, 8, 1.0, 3.0)))
+    alone, many = (plan(100_000, config, one, read_row_s=0.0) for one in (Cluster(), Cluster(8, 8, 8, 1.0, 3.0)))
     assert many.stages["write"].value == pytest.approx(alone.stages["write"].value / 8)
     assert many.stages["score"].value == pytest.approx(alone.stages["score"].value / 8)
     busy = 8 * (many.stages["write"].value + many.stages["score"].value)
@@ -182,7 +182,7 @@ def test_a_cluster_shares_the_work_and_is_paid_by_the_hour() -> None:
         (busy + many.stages["teacher"].value + many.stages["measure"].value) / 3600
     )
     assert many.money is not None and many.money.value == pytest.approx(3 * many.gpu_hours.value)
-    faster = plan(100_000, config, Cluster(8, 8, 8, 4.0))
+    faster = plan(100_000, config, Cluster(8, 8, 8, 4.0), read_row_s=0.0)
     assert faster.stages["write"].value == pytest.approx(many.stages["write"].value / 4)
     assert "shards of features" in many.storage and "shards of features" not in plan(100).storage
 

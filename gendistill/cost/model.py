@@ -240,12 +240,13 @@ class _Run:
         return self._fast(seconds + steps * sample.step_s) + self._known(rows.train * sample.further_real_row_s)
 
     def _write(self, requests: float) -> Estimate:
-        """All writers at once that have a shard to write."""
-        speed = self.sample.written.speed
+        """All writers at once that have a shard to write; every reply is looked at as it comes, against garbage."""
+        speed, writers = self.sample.written.speed, self._busy(self.cluster.writers, requests)
+        watched = self._known(requests * self.sample.read_row_s / writers)
         if isinstance(speed, CallSpeed):
-            return self._by_calls(speed, requests)
+            return self._by_calls(speed, requests) + watched
         if isinstance(speed, BatchSpeed):
-            return self._by_batches(speed, requests / self._busy(self.cluster.writers, requests))
+            return self._by_batches(speed, requests / writers) + watched
         return NOTHING
 
     def _by_batches(self, speed: BatchSpeed, requests: float) -> Estimate:
