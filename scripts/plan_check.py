@@ -3,8 +3,8 @@
     python scripts/plan_check.py --sizes 50 200 800               # BBC News, Gemma 3 270M in this process, MiniLM
     python scripts/plan_check.py --server --sizes 2000 8000 20000 # tiny models, a loopback server that answers at once
 
-Seconds are CPU seconds of this process on one thread (``OMP_NUM_THREADS=1``), since other work may share the machine;
-on a quiet machine they are those of the clock. Writes a table and a JSON file.
+Seconds are of the clock; with ``--cpu`` CPU seconds of this process, to be run with ``OMP_NUM_THREADS=1`` where other
+work shares the machine. Writes a table and a JSON file.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from gendistill import Config, distill
 from gendistill.cost import Costs, cluster_of, measure_sample, predict
+from gendistill.cost.watch import Clock
 from gendistill.journal import open_journal
 from gendistill.progress import Advance
 
@@ -41,10 +42,11 @@ STAGES = {
 }
 
 
-class CpuTimes:
-    """A reporter that adds up CPU seconds by the stages of a plan."""
+class Times:
+    """A reporter that adds up seconds by the stages of a plan."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
         self.seconds = dict.fromkeys([*STAGES.values()], 0.0)
         self._depth = 0
 
@@ -53,7 +55,7 @@ class CpuTimes:
 
     @contextmanager
     def track(self, stage: str, total: int, done: int = 0) -> Iterator[Advance]:
-        began = time.process_time()
+        began = self.clock()
         self._depth += 1
         try:
             yield lambda done, note="": None
@@ -61,15 +63,15 @@ class CpuTimes:
             self._depth -= 1
         if not self._depth:
             name = next(own for start, own in STAGES.items() if stage.startswith(start))
-            self.seconds[name] += time.process_time() - began
+            self.seconds[name] += self.clock() - began
 
 
-def measured(config: Config) -> dict[str, Any]:
+def measured(config: Config, clock: Clock) -> dict[str, Any]:
     """Do the run, and say what it took."""
     shutil.rmtree(config.out, ignore_errors=True)
-    times, began = CpuTimes(), time.process_time()
+    times, began = Times(clock), clock()
     result = distill(config, reporter=times)
-    total = time.process_time() - began
+    total = clock() - began
     with open_journal(config.out) as journal:
         tokens_in, tokens_out = journal.tokens()
         requests = journal.count("requests")
@@ -157,20 +159,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[50, 200, 800])
     parser.add_argument("--server", action="store_true")
+    parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("runs/plan-check"))
     arguments = parser.parse_args()
     folder, sizes = arguments.out, arguments.sizes
+    clock: Clock = time.process_time if arguments.cpu else time.perf_counter
     folder.mkdir(parents=True, exist_ok=True)
     with loopback(folder) if arguments.server else contextlib.nullcontext(demo) as configured:
         first = configured(folder, sizes[-1])
-        sample = measure_sample(first, clock=time.process_time)
+        sample = measure_sample(first, clock=clock)
         print(sample, flush=True)
         rows: dict[str, list[tuple[dict[str, float], float]]] = {}
         for size in sizes:
             config = configured(folder, size)
             asked = config.generator.candidates_per_class * sample.classes
             expected = predicted(predict(sample, config, cluster_of(config, sample), asked))
-            found = measured(config)
+            found = measured(config, clock)
             for name, figure in expected.items():
                 rows.setdefault(name, []).append((figure, found[name]))
             print(f"{size}: {json.dumps(found)}", flush=True)
