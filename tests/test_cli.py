@@ -13,7 +13,7 @@ import pytest
 
 from gendistill.cli import main
 
-COMMANDS = ("generate", "score", "select", "evaluate", "audit", "export", "batch", "doctor")
+COMMANDS = ("generate", "plan", "score", "select", "evaluate", "audit", "export", "batch", "doctor")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

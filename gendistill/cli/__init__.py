@@ -20,6 +20,7 @@ from gendistill.cli.doctor import doctor
 from gendistill.cli.evaluate import evaluate
 from gendistill.cli.export import export
 from gendistill.cli.generate import generate
+from gendistill.cli.plan import plan
 from gendistill.cli.push import push
 from gendistill.cli.report import report
 from gendistill.cli.score import score
@@ -37,6 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(generate)
+app.command()(plan)
 app.command()(score)
 app.command()(select)
 app.command()(evaluate)

@@ -78,6 +78,7 @@ def generate(
     dp_epsilon: Annotated[float | None, typer.Option(help="Differentially private: real rows reach prompts and selection by noised sums alone, for this epsilon; inf: without noise. Needs gendistill[dp].")] = None,
     dp_delta: Annotated[float | None, typer.Option(help="Delta of that guarantee, below 1 over the number of real rows. [default: 1e-6]")] = None,
     resume: Annotated[ResumeChoice, typer.Option(help="What to do where a run is already.")] = ResumeChoice.if_possible,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what this run would cost, and stop. A little of it is really done, nothing is written.")] = False,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with a model. Off unless you say so.")] = False,
     settings: options.Set = None,
 ) -> None:  # fmt: skip
@@ -121,6 +122,12 @@ def generate(
     from gendistill.quiet import quiet_libraries
 
     quiet_libraries()
+    from gendistill.cli.plan import show_plan, tell_large
+
+    if dry_run:
+        show_plan(console, resolved)
+        return
+    tell_large(console, resolved)
     from gendistill.cli.terminal import TerminalReporter
     from gendistill.loop import distill
 
