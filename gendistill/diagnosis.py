@@ -17,7 +17,7 @@ REQUIRED = (
     "torch", "transformers", "datasets", "sentence-transformers", "faiss-cpu", "safetensors",
     "pydantic", "jinja2", "typer", "rich", "aiohttp",
 )  # fmt: skip
-OPTIONAL = {"accelerate": "demo", "gguf": "demo", "vllm": "vllm", "ray": "ray"}
+OPTIONAL = {"accelerate": "gpus", "gguf": "demo", "vllm": "vllm", "ray": "ray"}
 
 
 def diagnose() -> dict[str, list[Line]]:

@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gendistill.config import Config, TuneConfig
+from gendistill.data import RealData
+from gendistill.data.copies import copies_of_all
+from gendistill.data.sources import Run, tracked
 from gendistill.errors import GenerationError
 from gendistill.examples import Candidate, by_class
 from gendistill.filters import FilterReport, Rejection, TextFilter
@@ -17,7 +20,7 @@ from gendistill.generators import Generator, arrivals, build_generator
 from gendistill.generators.meter import Meter
 from gendistill.intake import Intake
 from gendistill.planning import Chosen, Reference, RoundPlan, TokenBudget, plan_lessons
-from gendistill.pool import GarbageWatch, Pool, judge
+from gendistill.pool import GarbageWatch, Judgement, Pool, judge
 from gendistill.progress import Reporter
 from gendistill.store import Judged, Planned, Store
 from gendistill.tasks import Task
@@ -40,6 +43,7 @@ class Gathered:
 class Gathering:
     """The candidates of a run so far, and what adds to them.
 
+    :param real: the real data, of which candidates must not be copies.
     :param reference: real rows that prompts show and candidates are compared with.
     :param others: further students, who look at every candidate that is kept.
     """
@@ -54,12 +58,13 @@ class Gathering:
     text_filter: TextFilter
     budget: TokenBudget
     reference: Reference
-    label_names: list[str]
+    real: RealData
     others: list[FurtherStudent]
+    run: Run  # works through the shards of the real data
 
     def __post_init__(self) -> None:
         self.pool, self.report = Pool(), FilterReport()
-        self.asked = [0] * len(self.label_names)
+        self.asked = [0] * len(self.real.label_names)
         self.start: list[int] = []  # of the pool, a choice that was made on the way to it
         self._tuned = False
 
@@ -79,7 +84,7 @@ class Gathering:
         """The run has ended: what only it needed can go."""
 
     def kept_per_class(self) -> list[int]:
-        return [len(members) for members in by_class(self.pool.examples, len(self.label_names))]
+        return [len(members) for members in by_class(self.pool.examples, len(self.real.label_names))]
 
     def plan(self, number: int, counts: Sequence[int], chosen: Chosen | None) -> RoundPlan:
         """What the round asks for; counts towards ``asked``."""
@@ -202,14 +207,16 @@ class Gathering:
             self.teacher,
             name,
             real_embeddings=self.reference.embeddings[:0] if self.config.private else self.reference.embeddings,
-            label_names=self.label_names,
+            label_names=self.real.label_names,
             kept_embeddings=self.pool.embeddings.numpy() if self.pool.candidates else None,
         )
+        result = self._without_copies(judged, result)
         verdicts = result.verdicts
         if result.features:
             kept = [judged[row][0] for row in result.kept]
             self.pool.extend(kept, [result.scores[row] for row in result.kept], result.embeddings, result.features)
-            self._show_others(name, kept)
+            for other in self.others:
+                other.see(name, [candidate.example for candidate in kept])
         for (candidate, _), verdict in zip(judged, verdicts, strict=True) if counted else ():
             self.report.add(candidate.example.text, verdict)
         self.store.add_candidates(
@@ -220,6 +227,21 @@ class Gathering:
         )
         return sum(v is None for v in verdicts), len(judged)
 
-    def _show_others(self, name: str, kept: Sequence[Candidate]) -> None:
-        for other in self.others:
-            other.see(name, [candidate.example for candidate in kept])
+    def _without_copies(self, judged: Sequence[tuple[Candidate, Rejection | None]], result: Judgement) -> Judgement:
+        """Of real rows that are not held: only what passed everything else is looked for in all of them."""
+        examples = [judged[row][0].example for row in result.kept]
+        copied = copies_of_all(self.config, self.real, examples, tracked(self.reporter, "copies", self.run))
+        if not copied:
+            return result
+        verdicts = list(result.verdicts)
+        for row, example in zip(result.kept, examples, strict=True):
+            verdicts[row] = copied.get(example.id)
+        left = [i for i, example in enumerate(examples) if example.id not in copied]
+        features = [part.rows(left) for part in result.features]
+        return replace(
+            result,
+            verdicts=verdicts,
+            kept=[result.kept[i] for i in left],
+            embeddings=result.embeddings[left],
+            features=features,
+        )

@@ -26,8 +26,9 @@ from gendistill.config import Config
 from gendistill.curve import curve
 from gendistill.data import RealData
 from gendistill.data.export import json_line
+from gendistill.data.sources import Run
 from gendistill.engines.open import engine_of, storage_of
-from gendistill.engines.runner import Runner
+from gendistill.engines.runner import Runner, over
 from gendistill.engines.sharded import ShardedGathering, claim
 from gendistill.errors import ConfigError, DataError, GenerationError
 from gendistill.evaluate import Measured, stratified_sample
@@ -129,7 +130,8 @@ class _Run:
             raise ConfigError("generator.tune: a generator of your own is tuned by you; set generator.tune.steps to 0")
         self.generator = generator or build_generator(config.generator)  # it loads nothing yet
         self.given = generator is not None
-        self.prepared = prepare(config, store, reporter)
+        self.run: Run = map if runner is None else over(runner)
+        self.prepared = prepare(config, store, reporter, self.run)
         self.real, self.task, self.teacher = self.prepared.real, self.prepared.task, self.prepared.teacher
         self.num_classes = len(self.real.label_names)
         if not config.private:
@@ -247,8 +249,9 @@ class _Run:
             self.text_filter,
             self.budget,
             reference,
-            self.real.label_names,
+            self.real,
             others,
+            self.run,
         )
         if self.runner is None or self.storage is None:
             return Gathering(*parts)

@@ -15,7 +15,7 @@ from gendistill.config import Config
 from gendistill.data import RealData, load_real
 from gendistill.data.load_instructions import load_instructions
 from gendistill.data.skills import skill_names
-from gendistill.data.sources import tracked
+from gendistill.data.sources import Run, tracked
 from gendistill.errors import ConfigError
 from gendistill.examples import Example, by_class
 from gendistill.inputs import say_unread
@@ -48,15 +48,17 @@ class Prepared:
         return _labelled(self.teacher, self.centroids, name, rows)
 
 
-def prepare(config: Config, store: TeacherStore, reporter: Reporter) -> Prepared:
+def prepare(config: Config, store: TeacherStore, reporter: Reporter, run: Run = map) -> Prepared:
     """Load the real data and build what looks at it.
+
+    :param run: works through the shards of data that is too large to hold.
 
     :raises DataError: the data cannot be read, or does not suit the task.
     :raises ConfigError: settings that do not suit the task.
     """
     if config.data.task == "instruction":
         return _instructions(config, store, reporter)
-    run = tracked(reporter, "sample")
+    run = tracked(reporter, "sample", run)
     real = load_real(config.data, per_class=1, seed=config.seed, by_row=config.private, run=run)
     for line in real.report.lines():
         reporter.say(line)

@@ -19,9 +19,9 @@ from gendistill.data import RealData
 from gendistill.data.candidates import CandidateFile, read_candidates, read_instructions
 from gendistill.data.copies import copies_of_all
 from gendistill.data.rows import columns_for, labels_of, texts_of
-from gendistill.data.sources import tracked
+from gendistill.data.sources import Run, tracked
 from gendistill.engines.open import engine_of
-from gendistill.engines.runner import Runner
+from gendistill.engines.runner import Runner, over
 from gendistill.errors import DataError
 from gendistill.evaluate import stratified_sample
 from gendistill.examples import Example
@@ -185,7 +185,8 @@ def _filtered(candidates: Path | Literal["real"], config: Config, reporter: Repo
 def _filtered_by(
     candidates: Path | Literal["real"], config: Config, reporter: Reporter, runner: Runner | None
 ) -> Scored:
-    prepared = prepare(config, KeepingStore(), reporter)
+    run: Run = map if runner is None else over(runner)
+    prepared = prepare(config, KeepingStore(), reporter, run)
     real, teacher = prepared.real, prepared.teacher
     # "real" is no Path, so the type checker knows what is left.
     if isinstance(candidates, Path) and not teacher.judges_labels:
@@ -212,7 +213,7 @@ def _filtered_by(
             verdicts[i] = text_filter.check(row.example, "stop")
     if file is not None:
         left = [row.example for row, verdict in zip(given, verdicts, strict=True) if row.example and verdict is None]
-        copied = copies_of_all(config, real, left, tracked(reporter, "copies"))
+        copied = copies_of_all(config, real, left, tracked(reporter, "copies", run))
         verdicts = [
             copied.get(row.example.id) if row.example and verdict is None else verdict
             for row, verdict in zip(given, verdicts, strict=True)

@@ -16,7 +16,7 @@ import pytest
 from fault_server import serving
 from test_run import final_bytes, replies_of
 from test_server_runs import Dirs, server_config
-from tiny import CLASS_NAMES, tiny_rows
+from tiny import CLASS_NAMES, tiny_rows, write_jsonl
 
 from gendistill import Config, distill
 from gendistill.engines.runner import LocalRunner
@@ -242,3 +242,18 @@ def test_storage_by_address(tmp_path: Path) -> None:
         assert (storage.bring("teacher") / "f").read_text() == "inside"
         storage.drop("teacher")
         storage.drop("teacher")
+
+
+def test_a_copy_of_a_real_row_that_is_not_held_is_turned_away(tmp_path: Path, dirs: Dirs) -> None:
+    """Real data of which a sample is held: what is written is a real row outside of it."""
+    encoder, causal, _ = dirs
+    rows = tiny_rows(60, 3, seed=9) + tiny_rows(40, 3, seed=5)[:60]
+    data = write_jsonl(tmp_path / "rows.jsonl", rows)
+    config = server_config(tmp_path / "run", (encoder, causal, data), "http://127.0.0.1:9/v1", candidates=60)
+    config = Config(**config.model_dump() | {"data": {"dataset": str(data), "max_rows": 60}})
+    here = distill(config, generator=_Few())
+    assert here.filters.counts["real_copy"] > 20 and here.pool_size > 9
+    known = {key for key in key_hashes([row["text"] for row in rows]).tolist()}
+    assert not known & set(key_hashes([row["text"] for row in here.rows]).tolist())
+    far = distill(in_shards(config.model_copy(update={"out": tmp_path / "far" / "run"})), generator=_Few())
+    assert far.rows == here.rows and far.filters.to_dict() == here.filters.to_dict()

@@ -110,11 +110,12 @@ def _shards(
 def _weight(table: pa.Table) -> int:
     """Bytes of the rows, as ``engines.storage`` writes them."""
     import pyarrow as pa
-    from pyarrow import parquet
+
+    from gendistill.engines.storage import write_parquet
 
     sizes = []
     for part in (table, table.slice(0, 0)):
         sink = pa.BufferOutputStream()
-        parquet.write_table(part, sink, compression="zstd")
+        write_parquet(part, sink)
         sizes.append(sink.getvalue().size)
     return int(sizes[0] - sizes[1])

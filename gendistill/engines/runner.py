@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
+from gendistill.data.readers import Source
+from gendistill.data.sources import Run
 from gendistill.engines.keeper import Keeper
 from gendistill.engines.stages import Replies, Stage
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,26 @@ class Runner(Protocol):
     def keeper(self, path: Path) -> AbstractContextManager[Replies]:
         """One that stages reach from wherever they run."""
         ...
+
+
+class _Apply:
+    """A stage: a function of one of several things."""
+
+    def __init__(self, work: Callable[[Any], Any], things: Sequence[Any]) -> None:
+        self.work, self.things = work, things
+
+    def __call__(self, number: int) -> dict[str, Any]:
+        return {"made": self.work(self.things[number])}
+
+
+def over(runner: Runner) -> Run:
+    """What a function makes of each of several things, made wherever the runner works, in any order."""
+
+    def run(work: Callable[[Source], T], shards: Sequence[Source]) -> Iterator[T]:
+        for _, told in runner.run([Step(partial(_Apply, work, shards), "work")], range(len(shards))):
+            yield told["made"]
+
+    return run
 
 
 class LocalRunner:

@@ -57,9 +57,10 @@ def claim(storage: Storage, run: str, shard_rows: int) -> Storage:
 
 @dataclass
 class ShardedGathering(Gathering):
-    """:param given: whether the generator is the caller's own, which is sent to the workers as it is."""
+    """:param side: the real rows as objectives see them.
+    :param given: whether the generator is the caller's own, which is sent to the workers as it is."""
 
-    real: RealSide
+    side: RealSide
     runner: Runner
     storage: Storage
     given: bool
@@ -69,7 +70,7 @@ class ShardedGathering(Gathering):
         self._seen: npt.NDArray[np.uint64] = np.empty(0, dtype=np.uint64)  # keys of texts that passed, sorted
         self._view: View | None = None
         per_text = self.config.generator.candidates_per_class / self.config.per_class
-        self.held = per_text * sum(self.real.budgets) <= self.config.engine.held_rows
+        self.held = per_text * sum(self.side.budgets) <= self.config.engine.held_rows
         self.union = None if self.held else Union(self)
 
     def round(self, number: int, counts: Sequence[int], chosen: Chosen | None) -> Gathered:
@@ -105,13 +106,13 @@ class ShardedGathering(Gathering):
         """Take shards through all stages."""
         if self._view is None:
             self._view = view_of(self.teacher, self.storage)
-        known = self.reference.embeddings
+        known, names = self.reference.embeddings, self.real.label_names
         watch = GarbageWatch(self.task, self.text_filter.fresh(), self.chat, self.budget.whole)
         written = {int(name) for name in self.storage.names(job.folder("replies"))}
         unwritten = [shard for shard in todo if shard not in written]
         look = [
             Step(partial(Read, job, self.text_filter.fresh()), "work"),
-            Step(partial(Look, job, self._view, self.config.filters, known, self.label_names, not self.held), "look"),
+            Step(partial(Look, job, self._view, self.config.filters, known, names, not self.held), "look"),
         ]
         with self.runner.keeper(self.store.folder / FILE) as keeper:
             write = Step(partial(Write, job, keeper, self._generator(), watch), "write")

@@ -68,15 +68,13 @@ class Storage:
 
     def write(self, name: str, table: pa.Table) -> None:
         """:raises RunError: it cannot be written."""
-        from pyarrow import parquet
-
         system, path = self._opened[0], self._path(name + SUFFIX)
         # An object appears when all of it is there; a file of a folder is moved to its name
         written = f"{path}.{uuid.uuid4().hex}.tmp" if self.is_local else path
         with self._errors():
             system.create_dir(str(PurePosixPath(path).parent), recursive=True)
             with system.open_output_stream(written) as stream:
-                parquet.write_table(table, stream, compression="zstd")
+                write_parquet(table, stream)
             if written != path:
                 system.move(written, path)
 
@@ -168,6 +166,16 @@ class Storage:
                 f"--storage {self}: cannot be read or written ({_reason(error)}); give a folder that every node may "
                 "write to, or an address such as s3://bucket/run"
             ) from error
+
+
+def write_parquet(table: pa.Table, stream: Any) -> None:
+    """Arrays without dictionaries, for hardly any of their values comes twice."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    repeating = [field.name for field in table.schema if not pa.types.is_fixed_size_list(field.type)]
+    repeating += [f"{name}.list.element" for name in repeating]
+    parquet.write_table(table, stream, compression="zstd", use_dictionary=repeating)
 
 
 def _reason(error: BaseException) -> str:

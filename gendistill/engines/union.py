@@ -47,7 +47,7 @@ class Union:
 
     def __init__(self, gathering: ShardedGathering) -> None:
         self.of = gathering
-        self.kept = [0] * len(gathering.label_names)
+        self.kept = [0] * len(gathering.real.label_names)
         self._jobs: list[Job] = []
         self._dropped: dict[tuple[int, int], npt.NDArray[np.int32]] = {}
         self._taken: dict[tuple[str, int], str] = {}  # group, place in it -> id, of all that were proposed
@@ -63,9 +63,9 @@ class Union:
         config, real = self.of.config, self._real()
         passes = PASSES if job.plan.round >= config.rounds else 1
         plan = Plan(
-            budgets=self.of.real.budgets,
+            budgets=self.of.side.budgets,
             weights={name: weight for name, weight in config.objective.weights.items() if weight},
-            factor=factor_of(config.engine.held_rows, len(groups), self.of.real.budgets, passes),
+            factor=factor_of(config.engine.held_rows, len(groups), self.of.side.budgets, passes),
             min_distance=config.selection.min_distance,
         )
         reference = first_reference(real, plan) if chosen is None else self._rows_of(chosen)
@@ -114,7 +114,7 @@ class Union:
 
     def _real(self) -> ObjectiveInputs:
         """The real side, without candidates."""
-        real = self.of.real
+        real = self.of.side
         none = real.embeddings[:0]
         features = [part.rows([]) for part in real.target_features]
         inputs = objective_inputs(self.of.config, real, torch.empty(0, dtype=torch.int64), none, features)
