@@ -270,7 +270,7 @@ class GeneratorConfig(Section):
 
 class EngineConfig(Section):
     """What carries the work (docs/scaling.md): this process, or a Ray cluster. Both choose the same from the same
-    replies, unless more candidates pass than ``held_rows``."""
+    replies, up to ``held_rows`` requests."""
 
     kind: Literal["local", "ray"] = "local"
     address: str | None = Field(
@@ -283,7 +283,9 @@ class EngineConfig(Section):
     )
     shard_rows: int = Field(1024, ge=1, description="requests whose texts one Parquet file holds")
     held_rows: int = Field(
-        1_000_000, ge=1, description="candidates that are chosen from at once; of more, each shard proposes some"
+        1_000_000,
+        ge=1,
+        description="requests of a run of which every candidate is held; of more, groups of shards propose some",
     )
     writers: int | None = Field(None, ge=1, description="generators at once; absent: one a GPU, or 2 that ask servers")
     scorers: int | None = Field(None, ge=1, description="students at once; absent: one a GPU or core")

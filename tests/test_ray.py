@@ -219,6 +219,13 @@ def test_an_address_that_does_not_answer(tmp_path: Path, dirs: Dirs) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:10001", "nowhere", "host:port", "http://127.0.0.1"])
+def test_an_address_that_is_none(tmp_path: Path, dirs: Dirs, address: str) -> None:
+    config = small_config(tmp_path / "run", *dirs, engine={"kind": "ray", "address": address})
+    with pytest.raises(RunError, match=f"--ray-address {address}: write host:port"):
+        distill(config)
+
+
 def test_a_scoring_job_survives_its_workers_and_writes_the_same_bytes(tmp_path: Path, dirs: Dirs, cluster: Any) -> None:
     encoder, _, data = dirs
     rows = [{**row, "label": row["label"]} for row in tiny_rows(2000, 3, seed=7)]

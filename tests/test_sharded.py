@@ -253,7 +253,7 @@ def test_a_copy_of_a_real_row_that_is_not_held_is_turned_away(tmp_path: Path, di
     config = Config(**config.model_dump() | {"data": {"dataset": str(data), "max_rows": 60}})
     here = distill(config, generator=_Few())
     assert here.filters.counts["real_copy"] > 20 and here.pool_size > 9
-    known = {key for key in key_hashes([row["text"] for row in rows]).tolist()}
+    known = set(key_hashes([row["text"] for row in rows]).tolist())
     assert not known & set(key_hashes([row["text"] for row in here.rows]).tolist())
     far = distill(in_shards(config.model_copy(update={"out": tmp_path / "far" / "run"})), generator=_Few())
     assert far.rows == here.rows and far.filters.to_dict() == here.filters.to_dict()

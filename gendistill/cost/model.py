@@ -12,6 +12,7 @@ from gendistill.config import Config
 from gendistill.cost.estimate import NOTHING, Estimate, largest
 from gendistill.cost.sample import BatchSpeed, CallSpeed, Sample
 from gendistill.cost.writing import calls_at_once
+from gendistill.engines.proposals import GROUP_ROWS, MOST_GROUPS, PASSES, factor_of
 from gendistill.errors import ConfigError
 from gendistill.planning import TOP_UP_FACTOR
 from gendistill.teacher import CHUNK
@@ -19,8 +20,6 @@ from gendistill.teacher import CHUNK
 # What is not measured but known from docs/scaling.md and docs/cost.md, all of two cores of a server
 TWO_STAGES_S = 1.1e-4  # a candidate of 384 dimensions, 80 chosen, two rounds, one process
 TWO_STAGES_DIMS, TWO_STAGES_CHOSEN = 384, 80
-STAGE_ROWS = 125_000  # candidates of which one process proposes some
-PROPOSED_EACH = 64  # of a shard for each text to choose (``selection.two_stage.Plan.factor``)
 BASELINES = 4  # sets that students are trained on for the table, beside the full data
 AUDIT_S, AUDIT_ROW_S = 3.0, 0.001  # the audit, and of a real row that it looks at
 # Bytes: the page of a report, a point of its map and a chosen text beside what they quote; a round in the journal;
@@ -366,7 +365,9 @@ class _Run:
 
     def _proposed(self, pool: float) -> float:
         """Candidates that the shards propose together."""
-        return pool * min(1.0, PROPOSED_EACH * self.budget / STAGE_ROWS)
+        groups = math.ceil(pool / max(GROUP_ROWS, pool / MOST_GROUPS))
+        each = factor_of(self.config.engine.held_rows, groups, [self.budget], PASSES)
+        return min(pool, float(PASSES * groups * each * self.budget))
 
     def _storage(self) -> dict[str, Estimate]:
         sample, config, sizes = self.sample, self.config, self.sample.sizes

@@ -27,6 +27,7 @@ from gendistill.selection.two_stage import Plan, Proposal, propose
 GROUP_ROWS = 131_072  # requests of a group, about: of 384 dimensions 0.2 GB, held twice
 MOST_GROUPS = 1000  # beyond that groups are larger: what they propose must be held
 LEAST_FACTOR = 8
+PASSES = 2  # in the last round: one pass alone may end above the choice from everything (docs/scaling.md)
 
 Dropped = Mapping[tuple[int, int], npt.NDArray[np.int32]]
 """(round, shard) -> rows of it that are duplicates of others."""

@@ -87,8 +87,9 @@ class RayRunner:
                     told = pickle.loads(row["told"])
                     if isinstance(told, GendistillError):
                         raise told
-                    del left[row["shard"]]
-                    yield int(row["shard"]), told
+                    if row["shard"] in left:  # Ray may do a part again to have what a lost node held
+                        del left[row["shard"]]
+                        yield int(row["shard"]), told
             except self.ray.exceptions.RayError as error:
                 logging.getLogger(__name__).debug("Ray: %s", error)
                 reason = f" ({_last_line(error)})"
@@ -229,10 +230,15 @@ def connected(config: EngineConfig) -> Iterator[None]:
 
 
 def _reach(address: str) -> None:
-    """:raises RunError: nothing answers at ``host:port`` or ``ray://host:port``."""
+    """:raises RunError: nothing answers at ``host:port``."""
     if address in ("auto", "local"):
         return
-    parts = urlsplit(address if "://" in address else f"ray://{address}")
+    if "://" in address:
+        raise RunError(
+            f"--ray-address {address}: write host:port, on a machine that is a node of the cluster; a client from "
+            "outside is not enough, because what arrives is kept beside the run"
+        )
+    parts = urlsplit(f"ray://{address}")
     try:
         host, port = parts.hostname, parts.port
     except ValueError:

@@ -121,7 +121,7 @@ class ShardedGathering(Gathering):
                 if unwritten and self.held:
                     planned = [p for shard in unwritten for p in job.plan.requests(job.groups(shard))]
                     keeper.add([reply for _, reply in self.store.replies(planned)])
-                if getattr(self.generator, "remote", False):  # cores and students are free meanwhile
+                if self._elsewhere:  # cores, GPUs and students are free meanwhile
                     self._run(what, [write, *look], job, todo)
                 else:
                     self._run(what, [write], job, unwritten)
@@ -130,6 +130,13 @@ class ShardedGathering(Gathering):
                 if self.held:  # for the user to look at, and for another engine to go on with
                     self.store.add_replies(keeper.known([p.request.id for p in job.plan.requests()]))
                 raise
+
+    @property
+    def _elsewhere(self) -> bool:
+        """Whether the texts are written by machines that are no part of the cluster."""
+        if self.given:
+            return bool(getattr(self.generator, "remote", False))
+        return self.config.generator.kind == "server"
 
     def _generator(self) -> Generator | GeneratorConfig:
         generator = self.tuned()

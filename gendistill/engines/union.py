@@ -15,6 +15,7 @@ import torch
 
 from gendistill.engines.chunks import Chunks
 from gendistill.engines.proposals import (
+    PASSES,
     Group,
     Propose,
     factor_of,
@@ -38,8 +39,6 @@ from gendistill.selection.two_stage import Plan, TwoStage, choose_among, first_r
 
 if TYPE_CHECKING:
     from gendistill.engines.sharded import ShardedGathering
-
-PASSES = 2  # in the last round: one pass alone may end above the choice from everything (docs/scaling.md)
 
 
 class Union:
