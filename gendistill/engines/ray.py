@@ -13,6 +13,7 @@ import os
 import pickle
 import socket
 import uuid
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -260,6 +261,8 @@ def _quiet(ray: Any) -> None:
     context.max_errored_blocks = -1  # a lost worker's part is done again, and is no reason to stop
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    # Of max_task_retries, which has no other place yet (Ray 2.60)
+    warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)
 
 
 def _everywhere(ray: Any, storage: str | None = None, probe: str = "") -> list[tuple[str, str, bool]]:
