@@ -39,8 +39,9 @@ ENVIRONMENT = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 SERVER_WRITERS = 2  # that ask servers: one waits for the last replies of its shard while the other is at its best
-# Of the cores, for the workers of each kind together: less than all, so that every stage of a pipeline can be there
-CORES = {"write": 0.1, "work": 0.2, "look": 0.6}
+# Of a core, for each worker of a kind: so little that all have a place however they are spread over nodes, and so much
+# that students are no more than cores
+CORES = {"write": 0.02, "work": 0.02, "look": 0.6}
 WAIT_S = 600  # for the cluster to have room for the workers
 VAIN = 3  # times that everything may be lost before anything is done
 
@@ -73,9 +74,9 @@ class RayRunner:
                 f"engine.writers: {writers} generators on {each} GPUs each, and the cluster has {gpus}; lower it"
             )
         return {
-            "write": (writers, _part(CORES["write"] * cores, writers), each),
-            "work": (scorers, _part(CORES["work"] * cores, scorers), 0),
-            "look": (scorers, _part(CORES["look"] * cores, scorers), _part(gpus, scorers)),
+            "write": (writers, CORES["write"], each),
+            "work": (scorers, CORES["work"], 0),
+            "look": (scorers, CORES["look"] * _part(cores, scorers), _part(gpus, scorers)),
         }
 
     def run(self, steps: Sequence[Step], shards: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
