@@ -26,7 +26,7 @@ from gendistill.config import Config, StudentConfig, TuneConfig
 from gendistill.errors import ConfigError, DataError, GendistillError, MissingExtraError
 from gendistill.examples import Example
 from gendistill.generators.tuning import SharedDropout, _tune_together, tune
-from gendistill.loop import ADAPTER
+from gendistill.gathering import ADAPTER
 from gendistill.parallel import ALONE, Split, process_count, trained
 from gendistill.progress import Silent
 from gendistill.students.causal import CausalStudent
