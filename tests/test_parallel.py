@@ -25,8 +25,8 @@ from gendistill import distill
 from gendistill.config import Config, StudentConfig, TuneConfig
 from gendistill.errors import ConfigError, DataError, GendistillError, MissingExtraError
 from gendistill.examples import Example
-from gendistill.generators.tuning import SharedDropout, _tune_together, tune
 from gendistill.gathering import ADAPTER
+from gendistill.generators.tuning import SharedDropout, _tune_together, tune
 from gendistill.parallel import ALONE, Split, process_count, trained
 from gendistill.progress import Silent
 from gendistill.students.causal import CausalStudent
