@@ -12,6 +12,7 @@ import math
 import os
 import pickle
 import socket
+import sys
 import uuid
 import warnings
 from collections.abc import Iterator, Sequence
@@ -214,12 +215,13 @@ def connected(config: EngineConfig) -> Iterator[None]:
         if address:
             _reach(address)
         try:
-            ray.init(
-                address=address or "local",
-                include_dashboard=None if address else False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            with _no_stderr():
+                ray.init(
+                    address=address or "local",
+                    include_dashboard=None if address else False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
         except Exception as error:  # several kinds, by what is wrong
             raise RunError(f"--ray-address {address or 'local'}: Ray does not start ({_last_line(error)})") from error
     try:
@@ -229,6 +231,20 @@ def connected(config: EngineConfig) -> Iterator[None]:
     finally:
         if ours:
             ray.shutdown()
+
+
+@contextmanager
+def _no_stderr() -> Iterator[None]:
+    """Ray's C++ parts write there whatever the level of logging; what is wrong comes as an exception."""
+    sys.stderr.flush()
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
 
 
 def _reach(address: str) -> None:
