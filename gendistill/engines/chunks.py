@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 
 from gendistill.engines.tables import array_names, array_of
-from gendistill.store import Store
-from gendistill.teacher import CHUNK
+from gendistill.teacher import CHUNK, Teacher
 
 
 class Chunks:
     """In chunks of so many rows, whatever shards they come from."""
 
-    def __init__(self, store: Store, name: str) -> None:
-        self.store, self.name = store, name
+    def __init__(self, teacher: Teacher, name: str) -> None:
+        self.teacher, self.name = teacher, name
         self._ids: list[str] = []
         self._parts: list[dict[str, Tensor]] = []
         self._written = 0
@@ -37,9 +36,8 @@ class Chunks:
 
     def _flush(self, count: int) -> None:
         whole = {key: torch.cat([part[key] for part in self._parts]) for key in self._parts[0]}
-        self.store.save_features(
-            f"{self.name}-{self._written:05d}", self._ids[:count], {key: array[:count] for key, array in whole.items()}
-        )
+        file = self.teacher.file_of(self.name, self._written)
+        self.teacher.store.save_features(file, self._ids[:count], {key: array[:count] for key, array in whole.items()})
         self._written += 1
         self._ids = self._ids[count:]
         self._parts = [{key: array[count:] for key, array in whole.items()}] if self._ids else []

@@ -30,7 +30,6 @@ class Keeper:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")  # what is committed survives the process
         self._db.executescript(_SCHEMA)
-        self._came = 0
 
     def add(self, replies: Sequence[Reply]) -> None:
         self._db.execute("BEGIN")
@@ -39,7 +38,6 @@ class Keeper:
             [(r.request_id, r.text, r.finish_reason, r.prompt_tokens, r.completion_tokens, r.error) for r in replies],
         )
         self._db.execute("COMMIT")
-        self._came += len(replies)
 
     def known(self, ids: Sequence[str]) -> list[Reply]:
         """The replies to these requests that are here."""
@@ -56,10 +54,6 @@ class Keeper:
         self._db.execute("BEGIN")
         self._db.executemany("DELETE FROM replies WHERE request_id = ?", [(id,) for id in ids])
         self._db.execute("COMMIT")
-
-    def came(self) -> int:
-        """Replies that were added by this process."""
-        return self._came
 
     def close(self) -> None:
         self._db.close()

@@ -84,7 +84,7 @@ class RayRunner:
         """As ``Runner.run``. What a lost worker or node had in hand is done again by others, when the rest is done."""
         left, vain = dict.fromkeys(shards), 0
         while left:
-            before = len(left)
+            before, reason = len(left), ""
             try:
                 for row in self._pipeline(steps, list(left)).iter_rows():
                     told = pickle.loads(row["told"])
@@ -94,10 +94,7 @@ class RayRunner:
                         del left[row["shard"]]
                         yield int(row["shard"]), told
             except self.ray.exceptions.RayError as error:
-                logging.getLogger(__name__).debug("Ray: %s", error)
                 reason = f" ({_last_line(error)})"
-            else:
-                reason = ""
             vain = vain + 1 if len(left) == before else 0
             if vain == VAIN:
                 raise RunError(

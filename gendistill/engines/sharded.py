@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,7 @@ from gendistill.generators import Generator
 from gendistill.inputs import RealSide
 from gendistill.planning import Chosen
 from gendistill.pool import GarbageWatch
-from gendistill.settings import GeneratorConfig
+from gendistill.settings import GeneratorConfig, TuneConfig
 from gendistill.teacher import FOLDER
 
 RUN = "run.txt"  # in the storage: of which run its shards are
@@ -145,13 +146,11 @@ class ShardedGathering(Gathering):
         settings = self.config.generator.model_copy(update={"mode": "chat" if self.chat else "base"})
         folder = self.store.saved_folder(ADAPTER) if settings.tune.steps else None
         if folder is None and settings.adapter is not None:
-            from pathlib import Path
-
             folder = Path(settings.adapter)
         if folder is None:
             return settings
         self.storage.send(folder, ADAPTER)
-        return settings.model_copy(update={"adapter": ADAPTER, "tune": type(settings.tune)()})
+        return settings.model_copy(update={"adapter": ADAPTER, "tune": TuneConfig()})
 
     def _run(self, what: str, steps: Sequence[Step], job: Job, shards: Sequence[int]) -> None:
         if not shards:
@@ -179,7 +178,7 @@ class ShardedGathering(Gathering):
         """Everything into the run directory, in the order asked; every candidate with the verdict of the filters on
         text, duplicates over shards and rounds among them."""
         judged: list[tuple[Candidate, Rejection | None]] = []
-        features = Chunks(self.store, f"round-{job.plan.round}")
+        features = Chunks(self.teacher, f"round-{job.plan.round}")
         for shard, fresh in enumerate(self.fresh(job)):
             self.store.add_replies(replies_of(self.storage.read(job.name("replies", shard))))
             table = self.storage.read(job.name("candidates", shard))

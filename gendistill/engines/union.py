@@ -69,7 +69,7 @@ class Union:
         )
         reference = first_reference(real, plan) if chosen is None else self._rows_of(chosen)
         result: TwoStage | None = None
-        features = Chunks(self.of.store, f"round-{job.plan.round}")
+        features = Chunks(self.of.teacher, f"round-{job.plan.round}")
         judged: list[tuple[Candidate, Rejection | None]] = []
         for number in range(passes):
             turn = f"{job.plan.round:03d}-{number}"
