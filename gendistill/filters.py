@@ -14,17 +14,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from gendistill.config import FilterConfig
 from gendistill.errors import DataError
 from gendistill.examples import CONVERSATION_FIELDS, Example
 from gendistill.folding import HashArray, contains, fold, hashes, is_spaceless, key_of, longest_run, ngram_hashes
+from gendistill.near_duplicates import FloatArray, Search, near_duplicates, search_here
 
 if TYPE_CHECKING:
     from gendistill.tasks.base import Check
-
-FloatArray = npt.NDArray[np.float32]
 
 FUNNEL = (
     "empty",
@@ -342,7 +340,7 @@ def feature_filter(
     kept_embeddings: FloatArray | None = None,
     label_names: Sequence[str] | None = None,
     *,
-    near_duplicates: bool = True,
+    search: Search | None = search_here,
 ) -> FeatureVerdict:
     """Turn away near copies of real rows, wrong labels by the teacher, and near duplicates, in this order.
 
@@ -353,7 +351,7 @@ def feature_filter(
     :param probabilities: (n, C), the teacher's; None where there are no labels to be right about.
     :param kept_embeddings: (k, d) of candidates that passed in earlier rounds.
     :param label_names: C names, for the reasons.
-    :param near_duplicates: False leaves these in, for who sees a part of the candidates only.
+    :param search: how near duplicates are looked for; None leaves them in, for who sees a part of the candidates only.
     """
     count = len(texts)
     similarity = np.full(count, -1.0, dtype=np.float32)
@@ -375,11 +373,16 @@ def feature_filter(
                 "wrong_label", _label_reason(config, label, probabilities[index], label_names)
             )
 
-    candidates = [index for index in range(count) if rejections[index] is None and near_duplicates]
-    before = _contiguous(kept_embeddings) if kept_embeddings is not None else queries[:0]
-    for position, (earlier, cosine) in _near_duplicates(queries[candidates], before, config.near_duplicate).items():
-        what = "a candidate of an earlier round" if earlier < 0 else _quote(texts[candidates[earlier]])
-        rejections[candidates[position]] = Rejection("near_duplicate", f"cosine {cosine:.3f} to {what}")
+    if search is None:
+        return FeatureVerdict(rejections, similarity)
+    candidates = [index for index in range(count) if rejections[index] is None]
+    before = 0 if kept_embeddings is None else len(kept_embeddings)
+    compared = queries[candidates]
+    if kept_embeddings is not None and before:
+        compared = np.concatenate([_contiguous(kept_embeddings), compared])
+    for row, (earlier, cosine) in near_duplicates(compared, before, config.near_duplicate, search).items():
+        what = "a candidate of an earlier round" if earlier < before else _quote(texts[candidates[earlier - before]])
+        rejections[candidates[row - before]] = Rejection("near_duplicate", f"cosine {cosine:.3f} to {what}")
     return FeatureVerdict(rejections, similarity)
 
 
@@ -408,27 +411,3 @@ def _nearest_cosine(queries: FloatArray, real: FloatArray) -> FloatArray:
     # Again in float64: BLAS rounds by the shape of the batch, and a recorded value must not depend on the batch.
     neighbours = real[nearest[:, 0]].astype(np.float64)
     return np.einsum("nd,nd->n", queries.astype(np.float64), neighbours).astype(np.float32)
-
-
-def _near_duplicates(queries: FloatArray, before: FloatArray, threshold: float) -> dict[int, tuple[int, float]]:
-    """Position of each duplicate -> (position of the kept one that it repeats, -1 if in ``before``; cosine)."""
-    import faiss
-
-    everything = np.concatenate([before, queries])
-    index = faiss.IndexFlatIP(everything.shape[1])
-    index.add(everything)
-    kept = np.ones(len(everything), dtype=np.bool_)
-    found: dict[int, tuple[int, float]] = {}
-    for start in range(0, len(queries), 512):  # blocks, for the answer is quadratic when everything is the same
-        # The search is "greater than", and the cosine of equal vectors may come out just below 1.
-        limits, cosines, neighbours = index.range_search(queries[start : start + 512], threshold - 1e-6)
-        for row in range(len(limits) - 1):
-            position = start + row
-            near = neighbours[limits[row] : limits[row + 1]]
-            cosine = cosines[limits[row] : limits[row + 1]]
-            earlier = (near < len(before) + position) & kept[near]
-            if earlier.any():
-                best = int(np.argmax(np.where(earlier, cosine, -np.inf)))
-                kept[len(before) + position] = False
-                found[position] = (max(int(near[best]) - len(before), -1), float(cosine[best]))
-    return found

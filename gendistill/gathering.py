@@ -19,6 +19,7 @@ from gendistill.further import FurtherStudent
 from gendistill.generators import Generator, arrivals, build_generator
 from gendistill.generators.meter import Meter
 from gendistill.intake import Intake
+from gendistill.near_duplicates import Search, search_here
 from gendistill.planning import Chosen, Reference, RoundPlan, TokenBudget, plan_lessons
 from gendistill.pool import GarbageWatch, Judgement, Pool, judge
 from gendistill.progress import Reporter
@@ -209,6 +210,7 @@ class Gathering:
             real_embeddings=self.reference.embeddings[:0] if self.config.private else self.reference.embeddings,
             label_names=self.real.label_names,
             kept_embeddings=self.pool.embeddings.numpy() if self.pool.candidates else None,
+            search=self._search(),
         )
         result = self._without_copies(judged, result)
         verdicts = result.verdicts
@@ -226,6 +228,9 @@ class Gathering:
             ]
         )
         return sum(v is None for v in verdicts), len(judged)
+
+    def _search(self) -> Search:
+        return search_here
 
     def _without_copies(self, judged: Sequence[tuple[Candidate, Rejection | None]], result: Judgement) -> Judgement:
         """Of real rows that are not held: only what passed everything else is looked for in all of them."""

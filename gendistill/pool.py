@@ -14,6 +14,7 @@ from gendistill.errors import DataError, GenerationError
 from gendistill.examples import Candidate, Example
 from gendistill.filters import FilterReport, Rejection, TextFilter, feature_filter
 from gendistill.generators.base import Reply
+from gendistill.near_duplicates import Search, search_here
 from gendistill.students.base import Features, joined
 from gendistill.tasks import Fields, Task
 from gendistill.teacher import Teacher
@@ -79,6 +80,7 @@ def judge(
     real_embeddings: np.ndarray,
     label_names: Sequence[str],
     kept_embeddings: np.ndarray | None = None,
+    search: Search = search_here,
 ) -> Judgement:
     """Ask the teacher about the examples that no filter has turned away yet, and apply the filters on features.
 
@@ -86,6 +88,7 @@ def judge(
     :param name: of the features, in the teacher's store.
     :param real_embeddings: (m, d) float32; with no rows there is no filter for copies and no similarity to score.
     :param kept_embeddings: (k, d) of candidates that passed in earlier rounds.
+    :param search: how near duplicates are looked for.
     """
     passed = [row for row, verdict in enumerate(verdicts) if verdict is None]
     scores: list[dict[str, float]] = [{} for _ in examples]
@@ -106,6 +109,7 @@ def judge(
         probabilities=probabilities.numpy() if teacher.judges_labels else None,
         kept_embeddings=kept_embeddings,
         label_names=label_names,
+        search=search,
     )
     final = list(verdicts)
     for i, row in enumerate(passed):

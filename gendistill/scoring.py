@@ -6,6 +6,7 @@ The filters, teacher, objectives and selection are those of a run, without its g
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -219,14 +220,9 @@ def _filtered_by(
             for row, verdict in zip(given, verdicts, strict=True)
         ]
     examples = [row.example or _NO_EXAMPLE for row in given]
-    if runner is not None:
-        from gendistill.engines.spread import fill, passing_storage
-
-        passed = [example for example, verdict in zip(examples, verdicts, strict=True) if verdict is None]
-        with passing_storage(config) as storage:
-            fill(runner, storage, teacher, "candidates", passed, reporter)
     embeddings = side.embeddings.numpy()
-    result = judge(
+    look = partial(
+        judge,
         config.filters,
         examples,
         verdicts,
@@ -235,6 +231,16 @@ def _filtered_by(
         real_embeddings=embeddings[:0] if file is None else embeddings,
         label_names=real.label_names,
     )
+    if runner is None:
+        result = look()
+    else:
+        from gendistill.engines.near import search_by
+        from gendistill.engines.spread import fill, passing_storage
+
+        passed = [example for example, verdict in zip(examples, verdicts, strict=True) if verdict is None]
+        with passing_storage(config) as storage:
+            fill(runner, storage, teacher, "candidates", passed, reporter)
+            result = look(search=search_by(runner, storage, reporter))
     report = FilterReport()
     for row, verdict in zip(given, result.verdicts, strict=True):
         report.add("\n".join(str(text) for text in row.texts.values() if text), verdict)

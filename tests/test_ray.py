@@ -21,16 +21,23 @@ import psutil
 import pytest
 import yaml
 from fault_server import serving
+from test_near_duplicates import clustered
 from test_run import final_bytes, replies_of, small_config
 from test_server_runs import Dirs, _lines, _prompts, server_config
 from tiny import tiny_rows, write_jsonl
 
 import gendistill
 from gendistill import Config, distill
+from gendistill.engines import near
 from gendistill.engines.keeper import FILE
+from gendistill.engines.ray import RayRunner, connected
+from gendistill.engines.storage import Storage
 from gendistill.errors import ConfigError, MissingExtraError, RunError
 from gendistill.loop import Distilled
+from gendistill.near_duplicates import near_duplicates
+from gendistill.progress import Silent
 from gendistill.scoring import score_candidates
+from gendistill.settings import EngineConfig, GeneratorConfig
 
 Result = TypeVar("Result")
 ray = pytest.importorskip("ray")
@@ -81,11 +88,11 @@ def test_ray_and_this_process_choose_the_same_byte_for_byte(tmp_path: Path, dirs
 def _workers() -> list[psutil.Process]:
     """Ray's workers that take shards through stages, those that were there longest first."""
     found = []
-    for process in psutil.process_iter(["cmdline", "create_time"]):
-        line = process.info["cmdline"] or [""]
-        if line[0].startswith("ray::MapWorker"):
-            found.append(process)
-    return sorted(found, key=lambda process: process.info["create_time"])
+    for process in psutil.Process().children(recursive=True):  # of this cluster, whatever else runs here
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "".join(process.cmdline()[:1]).startswith("ray::MapWorker"):
+                found.append((process.create_time(), process))
+    return [process for _, process in sorted(found, key=lambda one: one[0])]
 
 
 def _busy(log: Path, lines: int) -> None:
@@ -257,6 +264,16 @@ def test_a_scoring_job_survives_its_workers_and_writes_the_same_bytes(tmp_path: 
 
     there = _beside(lambda: score_candidates(candidates, far), kill)
     assert killed and here.rows == there.rows and len(here.kept) > 5000
+
+
+def test_near_duplicates_are_found_by_workers(tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near, "ALONE_ROWS", 0)
+    rows = clustered(20_000, 3_000, 0.3)
+    engine = EngineConfig(kind="ray", address=cluster.address)
+    with connected(engine):
+        search = near.search_by(RayRunner(engine, GeneratorConfig()), Storage(str(tmp_path)), Silent())
+        found = near_duplicates(rows, 9_000, 0.9, search)
+    assert found == near_duplicates(rows, 9_000, 0.9) and len(found) > 1_000
 
 
 def test_a_node_with_another_version_is_refused(tmp_path: Path, dirs: Dirs, cluster: Any) -> None:

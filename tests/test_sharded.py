@@ -44,6 +44,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def open_storage(config: Config) -> Storage:
         return Storage(config.engine.storage or str(config.out / "shards"))
 
+    monkeypatch.setattr("gendistill.engines.near.ALONE_ROWS", 0)
     monkeypatch.setattr("gendistill.loop.engine_of", engine_of)
     monkeypatch.setattr("gendistill.loop.storage_of", open_storage)
 
@@ -94,6 +95,17 @@ def test_texts_that_several_shards_have_are_duplicates_of_the_first(tmp_path: Pa
         in_shards(config.model_copy(update={"out": tmp_path / "two" / "run"}), shard_rows=9), generator=_Few()
     )
     assert here.filters.counts["duplicate"] > 40
+    assert here.filters.to_dict() == far.filters.to_dict()
+    assert here.rows == far.rows
+
+
+def test_near_duplicates_of_other_shards_and_rounds_are_turned_away(tmp_path: Path, dirs: Dirs) -> None:
+    with serving(tmp_path) as server:
+        config = server_config(tmp_path / "one" / "run", dirs, server.url, candidates=120)
+        config = Config(**config.model_dump() | {"filters": config.filters.model_dump() | {"near_duplicate": 0.8}})
+        here = distill(config)
+        far = distill(in_shards(config.model_copy(update={"out": tmp_path / "two" / "run"})))
+    assert here.filters.counts["near_duplicate"] > 100 and len(here.rounds) == 2
     assert here.filters.to_dict() == far.filters.to_dict()
     assert here.rows == far.rows
 

@@ -12,6 +12,7 @@ from gendistill.config import Config
 from gendistill.cost.estimate import NOTHING, Estimate, largest
 from gendistill.cost.sample import BatchSpeed, CallSpeed, Sample
 from gendistill.cost.writing import calls_at_once
+from gendistill.engines.near import ALONE_ROWS
 from gendistill.engines.proposals import GROUP_ROWS, MOST_GROUPS, PASSES, factor_of
 from gendistill.errors import ConfigError
 from gendistill.planning import TOP_UP_FACTOR
@@ -304,7 +305,9 @@ class _Run:
         """Near duplicates of the round, and the choice among the pool."""
         held = min(pool, float(self.config.engine.held_rows))
         added = min(requests * self.sample.looked_at.value, held)
-        compare = Estimate(1.0, KNOWN_ERROR) * (added * held * self.sample.pair_s)
+        compare = Estimate(1.0, KNOWN_ERROR) * (added * (held - added / 2) * self.sample.pair_s)
+        if held > ALONE_ROWS:
+            compare = compare * (1 / self._busy(self.cluster.scorers, requests))
         if pool <= self.config.engine.held_rows:
             return compare + self._choice(pool)
         self._say(

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from gendistill.engines.chunks import Chunks
 from gendistill.engines.keeper import FILE
+from gendistill.engines.near import search_by
 from gendistill.engines.runner import Runner, Step
 from gendistill.engines.stages import Job, Look, Read, Write
 from gendistill.engines.storage import Storage
@@ -29,6 +30,7 @@ from gendistill.filters import Rejection
 from gendistill.gathering import ADAPTER, Gathered, Gathering
 from gendistill.generators import Generator
 from gendistill.inputs import RealSide
+from gendistill.near_duplicates import Search
 from gendistill.planning import Chosen
 from gendistill.pool import GarbageWatch
 from gendistill.settings import GeneratorConfig, TuneConfig
@@ -171,6 +173,9 @@ class ShardedGathering(Gathering):
     def _requests(self, job: Job, shards: int) -> int:
         """That so many shards have, about."""
         return job.plan.size * shards // job.shards
+
+    def _search(self) -> Search:
+        return search_by(self.runner, self.storage, self.reporter)
 
     # -- what came of it ------------------------------------------------------------------------------------------
 

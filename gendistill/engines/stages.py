@@ -23,6 +23,7 @@ from gendistill.folding import key_hashes
 from gendistill.generators import Generator, arrivals, build_generator
 from gendistill.generators.base import Reply
 from gendistill.intake import texts_of
+from gendistill.near_duplicates import search_here
 from gendistill.planning import RoundPlan
 from gendistill.pool import DECIMALS, GarbageWatch
 from gendistill.settings import FilterConfig, GeneratorConfig
@@ -196,7 +197,7 @@ class Look:
             real_embeddings=self.real_embeddings,
             probabilities=probabilities,
             label_names=self.label_names,
-            near_duplicates=self.near_duplicates,
+            search=search_here if self.near_duplicates else None,
         )
         right = None if probabilities is None else probabilities[np.arange(len(labels)), labels]
         found = checked.rejections
