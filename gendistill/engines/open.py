@@ -36,14 +36,13 @@ def storage_of(config: Config) -> Storage:
 
     :raises RunError: it cannot be written, or a node does not see it.
     """
-    return open_storage(config.engine.storage or str(config.out / "shards"))
+    return opened(Storage(config.engine.storage or str(config.out / "shards")))
 
 
-def open_storage(address: str) -> Storage:
+def opened(storage: Storage) -> Storage:
     """:raises RunError: it cannot be written, or a node does not see it."""
     from gendistill.engines.ray import seen_everywhere
 
-    storage = Storage(address)
     storage.check()
     seen_everywhere(storage)
     return storage

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from gendistill.config import Config
-from gendistill.engines.open import open_storage
+from gendistill.engines.open import opened
 from gendistill.engines.runner import Runner, Step
 from gendistill.engines.storage import Storage
 from gendistill.engines.views import View, view_of
@@ -53,8 +53,8 @@ def passing_storage(config: Config) -> Iterator[Storage]:
 
     :raises RunError: it cannot be written, or a node does not see it.
     """
-    base = config.engine.storage or tempfile.gettempdir()
-    storage = open_storage(f"{base.rstrip('/')}/gendistill-{uuid.uuid4().hex}")
+    base = Storage(config.engine.storage or tempfile.gettempdir())
+    storage = opened(base.within(f"gendistill-{uuid.uuid4().hex}"))
     try:
         yield storage
     finally:

@@ -43,6 +43,11 @@ class Storage:
         """Whether it is a folder of this machine, perhaps one that others see too."""
         return "://" not in self.address or self.address.startswith("file://")
 
+    def within(self, name: str) -> Storage:
+        """A folder of it."""
+        place, mark, asked = self.address.partition("?")  # s3://bucket/run?endpoint_override=...
+        return Storage(f"{place.rstrip('/')}/{name}{mark}{asked}")
+
     @cached_property
     def _opened(self) -> tuple[Any, str]:
         from pyarrow import ArrowInvalid, fs
@@ -68,13 +73,17 @@ class Storage:
 
     def write(self, name: str, table: pa.Table) -> None:
         """:raises RunError: it cannot be written."""
+        import pyarrow as pa
+
         system, path = self._opened[0], self._path(name + SUFFIX)
+        made = pa.BufferOutputStream()  # first, for what fails half-way leaves a part where a stream is open
+        write_parquet(table, made)
         # An object appears when all of it is there; a file of a folder is moved to its name
         written = f"{path}.{uuid.uuid4().hex}.tmp" if self.is_local else path
         with self._errors():
             system.create_dir(str(PurePosixPath(path).parent), recursive=True)
             with system.open_output_stream(written) as stream:
-                write_parquet(table, stream)
+                stream.write(made.getvalue())
             if written != path:
                 system.move(written, path)
 
