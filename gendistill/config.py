@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from gendistill.errors import ConfigError
+from gendistill.generator_settings import EngineConfig, GeneratorConfig, ServerConfig, TuneConfig, VllmConfig
 from gendistill.settings import (
     AUDIT_CHECKS,
     DELTA,
@@ -19,19 +20,14 @@ from gendistill.settings import (
     AuditConfig,
     CardConfig,
     DataConfig,
-    EngineConfig,
     EvaluateConfig,
     FilterConfig,
-    GeneratorConfig,
     LoraConfig,
     ObjectiveConfig,
     PrivacyConfig,
     Section,
     SelectionConfig,
-    ServerConfig,
     StudentConfig,
-    TuneConfig,
-    VllmConfig,
 )
 
 __all__ = [

@@ -28,6 +28,7 @@ from tiny import tiny_rows, write_jsonl
 
 import gendistill
 from gendistill import Config, distill
+from gendistill.config import EngineConfig, GeneratorConfig
 from gendistill.engines import near
 from gendistill.engines.keeper import FILE
 from gendistill.engines.ray import RayRunner, connected
@@ -37,7 +38,6 @@ from gendistill.loop import Distilled
 from gendistill.near_duplicates import near_duplicates
 from gendistill.progress import Silent
 from gendistill.scoring import score_candidates
-from gendistill.settings import EngineConfig, GeneratorConfig
 
 Result = TypeVar("Result")
 ray = pytest.importorskip("ray")

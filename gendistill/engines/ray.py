@@ -22,13 +22,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from gendistill._version import __version__
+from gendistill.config import EngineConfig, GeneratorConfig
 from gendistill.engines.keeper import Keeper
 from gendistill.engines.runner import Step
 from gendistill.engines.stages import Replies
 from gendistill.engines.storage import Storage
 from gendistill.errors import ConfigError, GendistillError, MissingExtraError, RunError
 from gendistill.generators.base import Reply
-from gendistill.settings import EngineConfig, GeneratorConfig
 
 REACH_S = 10.0  # for an address to answer
 PROBE_S = 60.0  # for a node to say what it has

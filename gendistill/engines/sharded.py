@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
+from gendistill.config import GeneratorConfig, TuneConfig
 from gendistill.engines.chunks import Chunks
 from gendistill.engines.keeper import FILE
 from gendistill.engines.near import search_by
@@ -33,7 +34,6 @@ from gendistill.inputs import RealSide
 from gendistill.near_duplicates import Search
 from gendistill.planning import Chosen
 from gendistill.pool import GarbageWatch
-from gendistill.settings import GeneratorConfig, TuneConfig
 from gendistill.teacher import FOLDER
 
 RUN = "run.txt"  # in the storage: of which run its shards are

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from gendistill.config import FilterConfig, GeneratorConfig
 from gendistill.engines.storage import Storage
 from gendistill.engines.tables import candidates_of, candidates_table, features_table, replies_of, replies_table
 from gendistill.engines.views import View
@@ -26,7 +27,6 @@ from gendistill.intake import texts_of
 from gendistill.near_duplicates import search_here
 from gendistill.planning import RoundPlan
 from gendistill.pool import DECIMALS, GarbageWatch
-from gendistill.settings import FilterConfig, GeneratorConfig
 
 KEEP_EVERY = 64  # replies that are handed over together, at most
 
