@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from threading import Event, Thread
 from typing import Protocol
+
+POLL_S = 2.0
 
 
 class Advance(Protocol):
@@ -33,3 +36,22 @@ class Silent:
     @contextmanager
     def track(self, stage: str, total: int, done: int = 0) -> Iterator[Advance]:
         yield lambda done, note="": None
+
+
+@contextmanager
+def polled(look: Callable[[], None]) -> Iterator[None]:
+    """Looks every ``POLL_S`` seconds, in a thread, until the block ends."""
+    ended = Event()
+
+    def work() -> None:
+        while not ended.wait(POLL_S):
+            with suppress(Exception):  # it is for show: what cannot be looked at now may be later
+                look()
+
+    thread = Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(POLL_S)

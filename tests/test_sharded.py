@@ -26,6 +26,7 @@ from gendistill.folding import key_hashes
 from gendistill.generators.base import Reply, Request
 from gendistill.journal import Journal
 from gendistill.loop import Distilled
+from gendistill.progress import Advance, Silent
 
 
 @pytest.fixture(scope="module")
@@ -269,3 +270,26 @@ def test_a_copy_of_a_real_row_that_is_not_held_is_turned_away(tmp_path: Path, di
     assert not known & set(key_hashes([row["text"] for row in here.rows]).tolist())
     far = distill(in_shards(config.model_copy(update={"out": tmp_path / "far" / "run"})), generator=_Few())
     assert far.rows == here.rows and far.filters.to_dict() == here.filters.to_dict()
+
+
+class _Watches(Silent):
+    """Remembers how far generating was, each time that it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+
+    @contextmanager
+    def track(self, stage: str, total: int, done: int = 0) -> Iterator[Advance]:
+        yield lambda done, note="": self.told.append(done) if stage == "generate 1" else None
+
+
+def test_replies_are_progress_before_their_shard_is_done(
+    tmp_path: Path, dirs: Dirs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gendistill.progress.POLL_S", 0.02)
+    watches = _Watches()
+    with serving(tmp_path, delay=0.05) as server:
+        config = server_config(tmp_path / "run", dirs, server.url, candidates=120, concurrency=4)
+        distill(in_shards(config, shard_rows=10_000), reporter=watches)
+    assert watches.told == sorted(watches.told) and watches.told[-1] == 180
+    assert len({done for done in watches.told if 0 < done < 180}) > 3, watches.told

@@ -30,6 +30,7 @@ class Keeper:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")  # what is committed survives the process
         self._db.executescript(_SCHEMA)
+        self._dropped = 0
 
     def add(self, replies: Sequence[Reply]) -> None:
         self._db.execute("BEGIN")
@@ -52,8 +53,14 @@ class Keeper:
     def drop(self, ids: Sequence[str]) -> None:
         """They are in a shard now."""
         self._db.execute("BEGIN")
-        self._db.executemany("DELETE FROM replies WHERE request_id = ?", [(id,) for id in ids])
+        gone = self._db.executemany("DELETE FROM replies WHERE request_id = ?", [(id,) for id in ids])
+        self._dropped += gone.rowcount
         self._db.execute("COMMIT")
+
+    def count(self) -> int:
+        """Replies that came, those among them that are in a shard by now."""
+        (here,) = self._db.execute("SELECT COUNT(*) FROM replies").fetchone()
+        return int(here) + self._dropped
 
     def close(self) -> None:
         self._db.close()

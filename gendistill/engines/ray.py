@@ -151,6 +151,9 @@ class RemoteKeeper:
     def drop(self, ids: Sequence[str]) -> None:
         _get(self._actor.drop.remote(list(ids)))
 
+    def count(self) -> int:
+        return int(_get(self._actor.count.remote()))
+
 
 def _part(total: float, count: int) -> float:
     """Of each, in the thousandths that Ray counts by, and no more than one."""

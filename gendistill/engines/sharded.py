@@ -6,7 +6,8 @@ with it as if it had been made here: the same pool, the same journal, the same b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,7 @@ from gendistill.inputs import RealSide
 from gendistill.near_duplicates import Search
 from gendistill.planning import Chosen
 from gendistill.pool import GarbageWatch
+from gendistill.progress import polled
 from gendistill.teacher import FOLDER
 
 RUN = "run.txt"  # in the storage: of which run its shards are
@@ -124,10 +126,15 @@ class ShardedGathering(Gathering):
                 if unwritten and self.held:
                     planned = [p for shard in unwritten for p in job.plan.requests(job.groups(shard))]
                     keeper.add([reply for _, reply in self.store.replies(planned)])
+                before = self._requests(job, job.shards - len(unwritten))
+
+                def came() -> int:
+                    return min(before + keeper.count(), job.plan.size)
+
                 if self._elsewhere:  # cores, GPUs and students are free meanwhile
-                    self._run(what, [write, *look], job, todo)
+                    self._run(what, [write, *look], job, todo, came)
                 else:
-                    self._run(what, [write], job, unwritten)
+                    self._run(what, [write], job, unwritten, came)
                     self._run(f"features of round-{job.plan.round}", look, job, todo)
             except GenerationError:
                 if self.held:  # for the user to look at, and for another engine to go on with
@@ -154,15 +161,28 @@ class ShardedGathering(Gathering):
         self.storage.send(folder, ADAPTER)
         return settings.model_copy(update={"adapter": ADAPTER, "tune": TuneConfig()})
 
-    def _run(self, what: str, steps: Sequence[Step], job: Job, shards: Sequence[int]) -> None:
+    def _run(
+        self,
+        what: str,
+        steps: Sequence[Step],
+        job: Job,
+        shards: Sequence[int],
+        came: Callable[[], int] | None = None,
+    ) -> None:
+        """:param came: requests done so far; without it, those of the shards that are."""
         if not shards:
             return
         done = job.shards - len(shards)
         notices: set[str] = set()
-        with self.reporter.track(what, job.plan.size, done=self._requests(job, done)) as advance:
+        with ExitStack() as stack:
+            before = self._requests(job, done) if came is None else came()
+            advance = stack.enter_context(self.reporter.track(what, job.plan.size, done=before))
+            if came is not None:
+                stack.enter_context(polled(lambda: advance(came())))
             for _, told in self.runner.run(steps, shards):
                 done += 1
-                advance(self._requests(job, done))
+                if came is None or done == job.shards:
+                    advance(self._requests(job, done))
                 if told.get("usage"):
                     self.store.add_usage(told["usage"])
                 for notice in told.get("notices", []):

@@ -46,6 +46,8 @@ class Replies(Protocol):
 
     def drop(self, ids: Sequence[str]) -> None: ...
 
+    def count(self) -> int: ...
+
 
 @dataclass(frozen=True)
 class Job:
