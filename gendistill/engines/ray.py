@@ -40,6 +40,9 @@ ENVIRONMENT = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 SERVER_WRITERS = 2  # that ask servers: one waits for the last replies of its shard while the other is at its best
+# For workers: an engine that vLLM has in a process of its own outlives a worker that is killed, and keeps its memory
+# (vLLM 0.32, https://github.com/vllm-project/vllm/issues/55510); in the worker's process it goes with it
+WORKERS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 # Of a core, for each worker of a kind: so little that all have a place however they are spread over nodes, and so much
 # that students are no more than cores
 CORES = {"write": 0.02, "work": 0.02, "look": 0.6}
@@ -170,6 +173,8 @@ class _Worker:
         from gendistill.quiet import quiet_libraries
 
         quiet_libraries()
+        for name, value in WORKERS.items():
+            os.environ.setdefault(name, value)
         import torch
 
         torch.set_num_threads(threads)
