@@ -162,11 +162,8 @@ def measure(kind: Callable[..., list[tuple[str, int]]], given: argparse.Namespac
             at = next(place for place, line in enumerate(lines) if line[0] == "killed")
             had = {id for what, id, _ in lines[:at] if what == "answered"}
             again = [id for what, id, _ in lines[at:] if what == "asked" and id in had]
-            print(
-                f"  {len(texts) - len({id for id, _ in rows})} lost, {len(asked) - len(set(asked))} asked twice; of the "
-                f"{len(had)} answered before the kill {len(again)}; vLLM's processes now: {left()}",
-                flush=True,
-            )
+            lost, twice = len(texts) - len({id for id, _ in rows}), len(asked) - len(set(asked))
+            print(f"  lost {lost}, asked twice {twice}; of {len(had)} answered before, {len(again)}; vLLM has {left()}")
     return tokens / seconds
 
 
