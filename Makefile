@@ -35,7 +35,8 @@ test-vllm: $(READY)
 	  if [ $$status -eq 3 ]; then echo "test-vllm is skipped: vLLM cannot be installed here"; exit 0; fi; \
 	  [ $$status -eq 0 ] || exit $$status; set -ex; \
 	  VENV_VLLM=$(VENV_VLLM) $(BIN)/python -m pytest tests/with_vllm/test_vllm_server.py; \
-	  $(VENV_VLLM)/bin/python -m pytest tests/with_vllm/test_vllm_in_process.py
+	  $(VENV_VLLM)/bin/python -m pytest tests/with_vllm/test_vllm_in_process.py; \
+	  $(VENV_VLLM)/bin/python -m pytest tests/with_vllm/test_vllm_in_ray.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

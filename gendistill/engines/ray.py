@@ -40,6 +40,10 @@ ENVIRONMENT = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 SERVER_WRITERS = 2  # that ask servers: one waits for the last replies of its shard while the other is at its best
+# For workers: vLLM's engine in the worker's own process, which takes it along however it ends. vLLM's processes do not
+# notice that their parent was killed (0.32, https://github.com/vllm-project/vllm/issues/55510): they stay, with their
+# memory and GPU, where Ray does not end the worker's children (2.60 does)
+WORKERS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 # Of a core, for each worker of a kind: so little that all have a place however they are spread over nodes, and so much
 # that students are no more than cores
 CORES = {"write": 0.02, "work": 0.02, "look": 0.6}
@@ -173,6 +177,8 @@ class _Worker:
         from gendistill.quiet import quiet_libraries
 
         quiet_libraries()
+        for name, value in WORKERS.items():
+            os.environ.setdefault(name, value)
         import torch
 
         torch.set_num_threads(threads)

@@ -16,7 +16,7 @@ from gendistill.errors import ConfigError, GenerationError, MissingExtraError, M
 from gendistill.generators.base import Reply, Request
 from gendistill.generators.chat import chat_text
 from gendistill.generators.wire import schema_of
-from gendistill.models import resolve
+from gendistill.models import model_error, resolve
 
 if TYPE_CHECKING:
     from gendistill.config import VllmConfig
@@ -57,9 +57,19 @@ class VllmGenerator:
 
     @property
     def chat(self) -> bool:
-        if self.mode != "auto":
-            return self.mode == "chat"
-        return bool(getattr(self.load().get_tokenizer(), "chat_template", None))
+        """By the tokenizer alone: whoever plans a run that others write must not hold an engine, and its GPU.
+
+        :raises ModelError: the model's tokenizer cannot be found or read.
+        """
+        if self.mode == "auto":
+            from transformers import AutoTokenizer
+
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(resolve(self.model))
+            except Exception as error:  # transformers raises a dozen kinds
+                raise model_error(self.model, error) from error
+            self.mode = "chat" if tokenizer.chat_template else "base"
+        return self.mode == "chat"
 
     def load(self) -> Any:
         """The engine, started once.

@@ -44,7 +44,7 @@ def test_a_run_with_vllm_in_its_process(tmp_path: Path) -> None:
 def generator() -> Iterator[VllmGenerator]:
     os.environ.update(vllm_server.environment())
     one = VllmGenerator("builtin:gemma-3-270m", mode="auto", structured=False, engine=ENGINE)
-    assert not one.chat
+    assert not one.chat and one._engine is None  # the tokenizer alone says so
     yield one
     one.load().engine_core.shutdown()
 
