@@ -30,14 +30,20 @@ class Keeper:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")  # what is committed survives the process
         self._db.executescript(_SCHEMA)
+        self._added = 0
 
     def add(self, replies: Sequence[Reply]) -> None:
         self._db.execute("BEGIN")
-        self._db.executemany(
+        done = self._db.executemany(
             "INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)",
             [(r.request_id, r.text, r.finish_reason, r.prompt_tokens, r.completion_tokens, r.error) for r in replies],
         )
         self._db.execute("COMMIT")
+        self._added += done.rowcount
+
+    def added(self) -> int:
+        """Replies that were new, since this keeper was opened."""
+        return self._added
 
     def known(self, ids: Sequence[str]) -> list[Reply]:
         """The replies to these requests that are here."""
