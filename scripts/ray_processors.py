@@ -128,6 +128,8 @@ class Server:
         self.asked[number] += 1
         if number in self.answered:
             self.twice.add(number)
+        if number == self.at and (refusal := self._refusal()) is not None:
+            return refusal
         self.busy += 1
         self.most = max(self.most, self.busy)
         try:
@@ -135,8 +137,6 @@ class Server:
                 await asyncio.sleep(self.latency * (0.5 + random.Random(number).random()))
         finally:
             self.busy -= 1
-        if number == self.at and (refusal := self._refusal()) is not None:
-            return refusal
         message = {"role": "assistant", "content": f"Text {number}."}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         response = web.json_response(
@@ -277,14 +277,6 @@ def processor(job: Job) -> dict[str, Any]:
     from gendistill.engines.ray import connected
 
     way, folder, options = job.way, Path(job.folder), Options()
-    config = HttpRequestProcessorConfig(
-        url=f"{job.urls[0]}/v1/chat/completions" if len(job.urls) == 1 else list(job.urls),
-        batch_size=way.batch_size,
-        concurrency=(way.workers, way.workers),
-        max_retries=TRIES - 1,
-        base_retry_wait_time_in_s=BACKOFF_S,
-        http_request_stage={"num_cpus": 0.01},  # of a core that each reserves; it waits, nearly always
-    )
 
     def asked(row: dict[str, Any]) -> dict[str, Any]:
         return {"payload": body_of(request_of(row["id"]), "m", options)}
@@ -302,9 +294,18 @@ def processor(job: Job) -> dict[str, Any]:
         context = ray.data.DataContext.get_current()
         context.checkpoint_config = CheckpointConfig("id", str(folder / "checkpoint"))
         context.max_errored_blocks = -1 if job.keep_going else 0
-        made = build_processor(config, asked, read, preprocess_map_kwargs=small, postprocess_map_kwargs=small)
 
         def work() -> None:
+            urls = [f"{url}/v1/chat/completions" for url in job.urls]
+            config = HttpRequestProcessorConfig(
+                url=urls[0] if len(urls) == 1 else urls,
+                batch_size=way.batch_size,
+                concurrency=(way.workers, way.workers),
+                max_retries=TRIES - 1,
+                base_retry_wait_time_in_s=BACKOFF_S,
+                http_request_stage={"num_cpus": 0.01},  # of a core that each reserves; it waits, nearly always
+            )
+            made = build_processor(config, asked, read, preprocess_map_kwargs=small, postprocess_map_kwargs=small)
             rows = ray.data.range(job.requests, override_num_blocks=-(-job.requests // way.block))
             made(rows).write_parquet(str(folder / "out"), ray_remote_args=small)
 
@@ -338,7 +339,7 @@ def _rows(folder: Path, key: str) -> dict[str, Any]:
 def _cause(error: BaseException) -> str:
     """What went wrong in a worker, of the traceback that Ray hands on as text."""
     said = re.findall(r"^(?!ray\.)[\w.]*(?:Error|Exception): .*", str(error), re.MULTILINE)
-    return str(said[-1] if said else f"{type(error).__name__}: {error}")[:100]
+    return " ".join((said[-1] if said else f"{type(error).__name__}: {error}").split())[:100]
 
 
 # -- measuring --------------------------------------------------------------------------------------------------------
