@@ -4,8 +4,9 @@
     python scripts/ray_processors.py --parts kills --requests 512
 
 Both ask the same requests of the same server, a process of its own on this machine: it takes ``--latency`` seconds for
-a call (half to one and a half times as much, by the prompt), works on ``--room`` calls at once, lets others wait, and
-counts by prompt. Each job is a process with a Ray of its own. Prints a line of JSON for each job, then tables.
+a call (half to one and a half times as much, by the prompt), works on ``--room`` calls at once, lets others wait, ends
+those that nobody waits for any more, and counts by prompt. Each job is a process with a Ray of its own. Prints a line
+of JSON for each job, then tables.
 
 speed: requests a second, and calls in flight.
 kills: SIGKILL to every worker that writes, when 20, 40 and 60 % are answered; how many prompts are asked for again, and
@@ -25,6 +26,7 @@ import multiprocessing
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -178,7 +180,7 @@ def serve(pipe: Connection, settings: dict[str, Any]) -> None:
     async def go() -> None:
         server, app = Server(**settings), web.Application()
         app.add_routes([web.post("/v1/chat/completions", server.complete), web.get("/stats", server.stats)])
-        runner = web.AppRunner(app, access_log=None)
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True)  # as vLLM ends what nobody waits for
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
         pipe.send(runner.addresses[0][1])
@@ -406,7 +408,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 SHOWN = {
     "speed": ("requests_a_second", "most_in_flight", "writing_s", "job_s", "texts"),
-    "kills": ("again", "paid_twice", "starts", "texts", "raised", "job_s"),
+    "kills": ("again", "paid_twice", "most_in_flight", "starts", "texts", "raised", "job_s"),
     "faults": ("fault", "keep_going", "texts", "rows_with_error", "starts", "raised", "fault_asked_at_s"),
     "addresses": ("calls", "texts", "raised"),
 }
@@ -426,6 +428,7 @@ def main() -> None:
         told = processor(job) if job.way.engine == "processor" else ours(job)
         (Path(job.folder) / RESULT).write_text(json.dumps(told))
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
     settings = {"latency": args.latency, "room": args.room}
     done: dict[str, list[dict[str, Any]]] = {part: [] for part in args.parts}
     if "speed" in done:
