@@ -83,13 +83,15 @@ def test_ray_and_this_process_choose_the_same_byte_for_byte(tmp_path: Path, dirs
 
 
 def _workers() -> list[psutil.Process]:
-    """Ray's workers that take shards through stages, those that were there longest first."""
+    """Ray's workers that take shards through stages, those that were there longest first; of this process's clusters
+    alone, for others may be on the machine."""
     found = []
-    for process in psutil.process_iter(["cmdline", "create_time"]):
-        line = process.info["cmdline"] or [""]
-        if line[0].startswith("ray::MapWorker"):
-            found.append(process)
-    return sorted(found, key=lambda process: process.info["create_time"])
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            line = process.cmdline() or [""]
+            if line[0].startswith("ray::MapWorker"):
+                found.append((process.create_time(), process.pid, process))
+    return [process for *_, process in sorted(found)]
 
 
 def _busy(log: Path, lines: int) -> None:
