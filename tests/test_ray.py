@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -31,9 +32,10 @@ from gendistill import Config, distill
 from gendistill.config import EngineConfig, GeneratorConfig
 from gendistill.engines import near
 from gendistill.engines.keeper import FILE
-from gendistill.engines.ray import RayRunner, connected
+from gendistill.engines.ray import VAIN, RayRunner, connected
 from gendistill.engines.storage import Storage
 from gendistill.errors import ConfigError, MissingExtraError, RunError
+from gendistill.generators.base import Reply
 from gendistill.loop import Distilled
 from gendistill.near_duplicates import near_duplicates
 from gendistill.progress import Silent
@@ -86,13 +88,15 @@ def test_ray_and_this_process_choose_the_same_byte_for_byte(tmp_path: Path, dirs
 
 
 def _workers() -> list[psutil.Process]:
-    """Ray's workers that take shards through stages, those that were there longest first."""
+    """Ray's workers that take shards through stages, those that were there longest first; of this process's clusters
+    alone, for others may be on the machine."""
     found = []
-    for process in psutil.Process().children(recursive=True):  # of this cluster, whatever else runs here
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if "".join(process.cmdline()[:1]).startswith("ray::MapWorker"):
-                found.append((process.create_time(), process))
-    return [process for _, process in sorted(found, key=lambda one: one[0])]
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            line = process.cmdline() or [""]
+            if line[0].startswith("ray::MapWorker"):
+                found.append((process.create_time(), process.pid, process))
+    return [process for *_, process in sorted(found)]
 
 
 def _busy(log: Path, lines: int) -> None:
@@ -184,6 +188,39 @@ def test_killed_workers_lose_nothing_and_ask_nothing_twice(
         result = _while(config, kill)
     assert len(moments) == 3 and len(moments[-1][1]) > 300
     _same_and_nothing_twice(result, large, log, moments, at_once)
+
+
+class _Lost:
+    """A pipeline whose workers are all lost."""
+
+    def iter_rows(self) -> Iterator[dict[str, Any]]:
+        return iter(())
+
+
+@pytest.mark.parametrize("came", [True, False])
+def test_workers_that_are_lost_again_and_again_are_not_in_vain_while_replies_come(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, came: bool
+) -> None:
+    """A shard may take longer than workers live; what the keeper has is done."""
+    ray.init(address=cluster.address, log_to_driver=False)
+    with contextlib.closing(_Connection()):
+        runner = RayRunner(EngineConfig(kind="ray"), GeneratorConfig(kind="server"))
+        with runner.keeper(tmp_path / FILE) as keeper:
+            told = {"shard": 0, "told": pickle.dumps({})}
+            pipelines = enumerate([*[_Lost()] * 2 * VAIN, ray.data.from_items([told])])
+
+            def pipeline(*_: Any) -> Any:
+                number, made = next(pipelines)
+                if came:
+                    keeper.add([Reply(str(number), "", "stop")])
+                return made
+
+            monkeypatch.setattr(runner, "_pipeline", pipeline)
+            if came:
+                assert list(runner.run([], [0])) == [(0, {})]
+            else:
+                with pytest.raises(RunError, match=f"lost {VAIN} times before anything was done"):
+                    list(runner.run([], [0]))
 
 
 def _ended(process: psutil.Process) -> bool:

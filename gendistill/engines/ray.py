@@ -15,7 +15,7 @@ import socket
 import sys
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ WORKERS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 # that students are no more than cores
 CORES = {"write": 0.02, "work": 0.02, "look": 0.6}
 WAIT_S = 600  # for the cluster to have room for the workers
-VAIN = 3  # times that everything may be lost before anything is done
+VAIN = 3  # times that everything may be lost before anything is done, be it one reply
 
 
 class RayRunner:
@@ -60,6 +60,7 @@ class RayRunner:
         import ray
 
         self.ray, self.config, self.generator = ray, config, generator
+        self._kept: Callable[[], int] = _nothing  # replies that have come since the keeper was opened
         self._workers()
 
     def _workers(self) -> dict[str, tuple[int, float, float]]:
@@ -88,7 +89,7 @@ class RayRunner:
         """As ``Runner.run``. What a lost worker or node had in hand is done again by others, when the rest is done."""
         left, vain = dict.fromkeys(shards), 0
         while left:
-            before, reason = len(left), ""
+            before, reason = (len(left), self._kept()), ""
             try:
                 for row in self._pipeline(steps, list(left)).iter_rows():
                     told = pickle.loads(row["told"])
@@ -99,11 +100,11 @@ class RayRunner:
                         yield int(row["shard"]), told
             except self.ray.exceptions.RayError as error:
                 reason = f" ({_last_line(error)})"
-            vain = vain + 1 if len(left) == before else 0
+            vain = vain + 1 if (len(left), self._kept()) == before else 0
             if vain == VAIN:
                 raise RunError(
-                    f"Ray's workers were lost {VAIN} times before any did its part{reason}; look at memory and at 'ray "
-                    "status'; the same command goes on from here"
+                    f"Ray's workers were lost {VAIN} times before anything was done{reason}; look at memory and at "
+                    "'ray status'; the same command goes on from here"
                 )
 
     def _pipeline(self, steps: Sequence[Step], shards: Sequence[int]) -> Any:
@@ -133,9 +134,12 @@ class RayRunner:
 
         here = NodeAffinitySchedulingStrategy(self.ray.get_runtime_context().get_node_id(), soft=False)
         actor: Any = self.ray.remote(Keeper).options(num_cpus=0, scheduling_strategy=here).remote(path)
+        keeper = RemoteKeeper(actor)
+        self._kept = keeper.count
         try:
-            yield RemoteKeeper(actor)
+            yield keeper
         finally:
+            self._kept = _nothing
             self.ray.kill(actor)
 
 
@@ -156,7 +160,17 @@ class RemoteKeeper:
         _get(self._actor.drop.remote(list(ids)))
 
     def count(self) -> int:
-        return int(_get(self._actor.count.remote()))
+        """0 if it is lost itself."""
+        import ray
+
+        try:
+            return int(_get(self._actor.count.remote()))
+        except ray.exceptions.RayError:
+            return 0
+
+
+def _nothing() -> int:
+    return 0
 
 
 def _part(total: float, count: int) -> float:
