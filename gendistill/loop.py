@@ -145,6 +145,8 @@ class _Run:
         if not known:
             reporter.say(loading_line(config.generator))
         self.chat: bool = known["chat"] if known else self.generator.chat
+        if runner is not None and not self.given and hasattr(self.generator, "unload"):
+            self.generator.unload()  # workers hold one each, perhaps on this very GPU
         if config.generator.tune.steps:
             self.generator.name += ", tuned on the real rows"
         store.remember("generator", {"name": self.generator.name, "chat": self.chat})
