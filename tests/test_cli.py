@@ -112,6 +112,11 @@ WRONG = {
         r"127\.0\.0\.1:9.*cannot connect.*is the server up",
     ),
     "an adapter for a server": (["--generator", "server", "--adapter", "a"], r"tune and adapter are for"),
+    "a storage of no engine": (["--dataset", "ROWS", "--storage", "s3://bucket/run"], r"--storage is of --engine ray"),
+    "an address for this process": (
+        ["--dataset", "ROWS", "--engine", "local", "--ray-address", "10.0.0.1:6379"],
+        r"--ray-address is of --engine ray",
+    ),
     "vllm that is not installed": (["--dataset", "ROWS", "--generator", "vllm", "--model", "m"], r"gendistill\[vllm\]"),
 }
 

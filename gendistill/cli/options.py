@@ -131,7 +131,14 @@ def build_config(path: Path | None, flags: dict[str, Any], settings: list[str] |
             overrides[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {setting}: the value is not valid YAML") from error
-    return load_config(path, overrides)
+    config = load_config(path, overrides)
+    if config.engine.kind == "local":  # a file may have them for another time; who types them means them
+        for flag, key in (("--ray-address", "engine.address"), ("--storage", "engine.storage")):
+            if flags.get(key) is not None:
+                raise ConfigError(
+                    f"{flag} is of --engine ray, and this is --engine local; give --engine ray, or leave it out"
+                )
+    return config
 
 
 def data_flags(
