@@ -58,7 +58,7 @@ def neighbours(number: int, read: Callable[[int], FloatArray], first: int, least
     own = read(number)
     queries = own[start - number * TILE :]
     counts = np.zeros(len(queries), dtype=np.int32)
-    owners, found = [], []
+    owners, found = ([np.empty(0, dtype=np.int64)] for _ in range(2))  # of a first row alone nothing comes
     for begin in range(0, start + len(queries), BLOCK):
         if begin % TILE == 0:
             base = own if begin == number * TILE else read(begin // TILE)

@@ -78,6 +78,8 @@ def test_nothing_to_look_at() -> None:
     rows = clustered(10, 10, 0.0)
     assert near_duplicates(rows, 10, 0.5) == {}
     assert near_duplicates(rows[:0], 0, 0.5) == {}
+    assert near_duplicates(rows[:1], 0, 0.5) == {}
+    assert near_duplicates(np.repeat(rows[:1], 2, axis=0), 1, 0.5) == {1: (0, pytest.approx(1.0))}
 
 
 def test_everything_the_same_takes_little_memory() -> None:
