@@ -30,15 +30,16 @@ class Keeper:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")  # what is committed survives the process
         self._db.executescript(_SCHEMA)
-        self._dropped = 0
+        (self._came,) = self._db.execute("SELECT COUNT(*) FROM replies").fetchone()
 
     def add(self, replies: Sequence[Reply]) -> None:
         self._db.execute("BEGIN")
-        self._db.executemany(
+        new = self._db.executemany(
             "INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)",
             [(r.request_id, r.text, r.finish_reason, r.prompt_tokens, r.completion_tokens, r.error) for r in replies],
         )
         self._db.execute("COMMIT")
+        self._came += new.rowcount
 
     def known(self, ids: Sequence[str]) -> list[Reply]:
         """The replies to these requests that are here."""
@@ -53,14 +54,12 @@ class Keeper:
     def drop(self, ids: Sequence[str]) -> None:
         """They are in a shard now."""
         self._db.execute("BEGIN")
-        gone = self._db.executemany("DELETE FROM replies WHERE request_id = ?", [(id,) for id in ids])
-        self._dropped += gone.rowcount
+        self._db.executemany("DELETE FROM replies WHERE request_id = ?", [(id,) for id in ids])
         self._db.execute("COMMIT")
 
     def count(self) -> int:
-        """Replies that came, those among them that are in a shard by now."""
-        (here,) = self._db.execute("SELECT COUNT(*) FROM replies").fetchone()
-        return int(here) + self._dropped
+        """Replies that came: those that were here at the beginning, and since."""
+        return self._came
 
     def close(self) -> None:
         self._db.close()
