@@ -44,11 +44,11 @@ import psutil
 from aiohttp import web
 
 from gendistill import Config
+from gendistill.config import EngineConfig, GeneratorConfig, ServerConfig
 from gendistill.engines.ray import ENVIRONMENT
 from gendistill.generators.base import Reply, Request
 from gendistill.generators.wire import Options, body_of
 from gendistill.pool import GarbageWatch
-from gendistill.settings import EngineConfig, GeneratorConfig, ServerConfig
 from gendistill.store import Planned
 
 WORDS = "word " * 150  # of a prompt, as many as four exemplars have
