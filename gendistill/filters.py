@@ -19,7 +19,7 @@ from gendistill.config import FilterConfig
 from gendistill.errors import DataError
 from gendistill.examples import CONVERSATION_FIELDS, Example
 from gendistill.folding import HashArray, contains, fold, hashes, is_spaceless, key_of, longest_run, ngram_hashes
-from gendistill.near_duplicates import FloatArray, Search, near_duplicates, search_here
+from gendistill.near_duplicates import FloatArray, Search, cosines, near_duplicates, search_here
 
 if TYPE_CHECKING:
     from gendistill.tasks.base import Check
@@ -408,6 +408,4 @@ def _nearest_cosine(queries: FloatArray, real: FloatArray) -> FloatArray:
     import faiss
 
     _, nearest = faiss.knn(queries, real, 1, metric=faiss.METRIC_INNER_PRODUCT)
-    # Again in float64: BLAS rounds by the shape of the batch, and a recorded value must not depend on the batch.
-    neighbours = real[nearest[:, 0]].astype(np.float64)
-    return np.einsum("nd,nd->n", queries.astype(np.float64), neighbours).astype(np.float32)
+    return cosines(queries, real[nearest[:, 0]]).astype(np.float32)  # a recorded value must not depend on the batch

@@ -107,22 +107,22 @@ def near_duplicates(
                 earliest = _earliest(rows, stays, int(near[-1]) + 1, row, least)
             if earliest is not None:
                 stays[row] = False
-                found[row] = earliest, float(_cosines(rows[row : row + 1], rows[earliest : earliest + 1])[0])
+                found[row] = earliest, float(cosines(rows[row : row + 1], rows[earliest : earliest + 1])[0])
     return found
 
 
 def _near(queries: FloatArray, base: FloatArray, least: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """(query, row of the base) of all that are near, by query and row."""
-    cosines = queries @ base.T
-    owners, rows = np.nonzero(cosines >= least - EQUAL - ROUNDING)
-    unsure = np.flatnonzero(cosines[owners, rows] < least - EQUAL + ROUNDING)
+    rounded = queries @ base.T
+    owners, rows = np.nonzero(rounded >= least - EQUAL - ROUNDING)
+    unsure = np.flatnonzero(rounded[owners, rows] < least - EQUAL + ROUNDING)
     near = np.ones(len(rows), dtype=np.bool_)
-    near[unsure] = _cosines(queries[owners[unsure]], base[rows[unsure]]) >= least - EQUAL
+    near[unsure] = cosines(queries[owners[unsure]], base[rows[unsure]]) >= least - EQUAL
     return owners[near], rows[near]
 
 
-def _cosines(left: FloatArray, right: FloatArray) -> npt.NDArray[np.float64]:
-    """(n,), row by row."""
+def cosines(left: FloatArray, right: FloatArray) -> npt.NDArray[np.float64]:
+    """(n,), row by row, of rows of length 1; in float64, for BLAS rounds by the shape of the batch."""
     return np.einsum("nd,nd->n", left.astype(np.float64), right.astype(np.float64))
 
 

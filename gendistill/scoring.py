@@ -5,8 +5,8 @@ The filters, teacher, objectives and selection are those of a run, without its g
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ from gendistill.examples import Example
 from gendistill.filters import FilterReport, Rejection, TextFilter
 from gendistill.further import further_students, with_further
 from gendistill.inputs import RealSide, objective_inputs, real_side
+from gendistill.near_duplicates import Search, search_here
 from gendistill.objectives import ObjectiveInputs, build_objective
 from gendistill.objectives.linear import coarse_threads
 from gendistill.pool import DECIMALS, judge
@@ -221,26 +222,26 @@ def _filtered_by(
         ]
     examples = [row.example or _NO_EXAMPLE for row in given]
     embeddings = side.embeddings.numpy()
-    look = partial(
-        judge,
-        config.filters,
-        examples,
-        verdicts,
-        teacher,
-        "candidates",
-        real_embeddings=embeddings[:0] if file is None else embeddings,
-        label_names=real.label_names,
-    )
-    if runner is None:
-        result = look()
-    else:
-        from gendistill.engines.near import search_by
-        from gendistill.engines.spread import fill, passing_storage
+    with ExitStack() as stack:
+        search: Search = search_here
+        if runner is not None:
+            from gendistill.engines.near import search_by
+            from gendistill.engines.spread import fill, passing_storage
 
-        passed = [example for example, verdict in zip(examples, verdicts, strict=True) if verdict is None]
-        with passing_storage(config) as storage:
+            passed = [example for example, verdict in zip(examples, verdicts, strict=True) if verdict is None]
+            storage = stack.enter_context(passing_storage(config))
             fill(runner, storage, teacher, "candidates", passed, reporter)
-            result = look(search=search_by(runner, storage, reporter))
+            search = search_by(runner, storage, reporter)
+        result = judge(
+            config.filters,
+            examples,
+            verdicts,
+            teacher,
+            "candidates",
+            real_embeddings=embeddings[:0] if file is None else embeddings,
+            label_names=real.label_names,
+            search=search,
+        )
     report = FilterReport()
     for row, verdict in zip(given, result.verdicts, strict=True):
         report.add("\n".join(str(text) for text in row.texts.values() if text), verdict)

@@ -306,7 +306,7 @@ class _Run:
         held = min(pool, float(self.config.engine.held_rows))
         added = min(requests * self.sample.looked_at.value, held)
         compare = Estimate(1.0, KNOWN_ERROR) * (added * (held - added / 2) * self.sample.pair_s)
-        if held > ALONE_ROWS:
+        if added * held > ALONE_ROWS**2:
             compare = compare * (1 / self._busy(self.cluster.scorers, requests))
         if pool <= self.config.engine.held_rows:
             return compare + self._choice(pool)

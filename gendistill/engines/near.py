@@ -15,7 +15,7 @@ from gendistill.near_duplicates import FloatArray, Neighbours, Search, neighbour
 from gendistill.progress import Reporter
 
 FOLDER = "near"
-ALONE_ROWS = 50_000  # so many take this process ten seconds, as long as workers take to start
+ALONE_ROWS = 50_000  # so many among themselves take this process ten seconds, as long as workers take to start
 
 
 class Near:
@@ -40,13 +40,13 @@ def search_by(runner: Runner, storage: Storage, reporter: Reporter) -> Search:
     """The same as ``search_here``, spread over workers where there are many rows."""
 
     def search(rows: FloatArray, first: int, least: float) -> Iterator[Neighbours]:
-        if len(rows) <= ALONE_ROWS:
+        if (len(rows) - first) * len(rows) <= ALONE_ROWS**2:  # a few beside a large pool are little work too
             yield from search_here(rows, first, least)
             return
-        for number in range(tiles(len(rows), first).stop):
+        numbers = tiles(len(rows), first)
+        for number in range(numbers.stop):
             tile = tile_of(rows, number)
             storage.write(_name(number), features_table(range(len(tile)), {"embedding": torch.from_numpy(tile)}, {}))
-        numbers = tiles(len(rows), first)
         try:
             with reporter.track("near duplicates", len(rows) - first) as advance:
                 yield from _in_order(runner, partial(Near, storage, first, least), numbers, advance)
