@@ -9,7 +9,6 @@ import pickle
 import re
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -26,6 +25,7 @@ from test_near_duplicates import clustered
 from test_run import final_bytes, replies_of, small_config
 from test_server_runs import Dirs, _lines, _prompts, server_config
 from tiny import tiny_rows, write_jsonl
+from two_nodes import arrived, two_nodes, workers
 
 import gendistill
 from gendistill import Config, distill
@@ -53,21 +53,8 @@ def dirs(tiny_encoder_dir: Path, tiny_causal_dir: Path, tiny_jsonl: Path) -> Dir
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """Two nodes: the head, and one more."""
-    from ray.cluster_utils import Cluster
-
-    from gendistill.engines.ray import ENVIRONMENT
-
-    os.environ.update(ENVIRONMENT)
-    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
-    os.environ["PYTHONPATH"] = paths + os.pathsep + os.environ.get("PYTHONPATH", "")
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    made.add_node(num_cpus=1)
-    try:
+    with two_nodes(Path(__file__).parent, Path(__file__).parent.parent) as made:
         yield made
-    finally:
-        ray.shutdown()
-        made.shutdown()
 
 
 def on_ray(config: Config, cluster: Any, **engine: Any) -> Config:
@@ -87,35 +74,11 @@ def test_ray_and_this_process_choose_the_same_byte_for_byte(tmp_path: Path, dirs
     assert [round.loss for round in local.rounds] == [round.loss for round in far.rounds]
 
 
-def _workers() -> list[psutil.Process]:
-    """Ray's workers that take shards through stages, those that were there longest first; of this process's clusters
-    alone, for others may be on the machine."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            line = process.cmdline() or [""]
-            if line[0].startswith("ray::MapWorker"):
-                found.append((process.create_time(), process.pid, process))
-    return [process for *_, process in sorted(found)]
-
-
 def _busy(log: Path, lines: int) -> None:
     deadline = time.monotonic() + 600
     while _lines(log) < lines:
         assert time.monotonic() < deadline, "the server was asked nothing"
         time.sleep(0.01)
-
-
-def _arrived(config: Config) -> set[str]:
-    """Ids of the requests whose replies are kept: on their way to a shard, or in one."""
-    from pyarrow import parquet
-
-    found: set[str] = set()
-    with contextlib.suppress(sqlite3.OperationalError), sqlite3.connect(config.out / FILE) as db:
-        found = {id for (id,) in db.execute("SELECT request_id FROM replies")}
-    for path in (config.out / "shards").glob("round-*/replies/*.parquet"):
-        found |= set(parquet.read_table(path, columns=["request"]).column(0).to_pylist())
-    return found
 
 
 def _while(config: Config, disturb: Callable[[], None]) -> Distilled:
@@ -180,10 +143,10 @@ def test_killed_workers_lose_nothing_and_ask_nothing_twice(
         def kill() -> None:
             for lines in (60, 300, 600):
                 _busy(log, lines)
-                for process in _workers():
+                for process in workers():
                     os.kill(process.pid, signal.SIGKILL)
                 time.sleep(0.3)  # what the server was at is finished and logged
-                moments.append((_lines(log), _arrived(config)))
+                moments.append((_lines(log), arrived(config.out)))
 
         result = _while(config, kill)
     assert len(moments) == 3 and len(moments[-1][1]) > 300
@@ -249,14 +212,14 @@ def test_a_node_that_is_lost_takes_nothing_with_it(tmp_path: Path, dirs: Dirs, l
 
         def remove() -> None:
             _busy(log, 150)
-            before = _workers()
+            before = workers()
             cluster.remove_node(lost, allow_graceful=False)
             deadline = time.monotonic() + 30
             while not any(map(_ended, before)):
                 assert time.monotonic() < deadline, "no worker was on the node"
                 time.sleep(0.05)
             time.sleep(0.3)
-            moments.append((_lines(log), _arrived(config)))
+            moments.append((_lines(log), arrived(config.out)))
 
         result = _while(config, remove)
     assert len(moments) == 1
@@ -291,7 +254,7 @@ def test_a_scoring_job_survives_its_workers_and_writes_the_same_bytes(tmp_path: 
     def kill() -> None:
         deadline = time.monotonic() + 120
         while len(killed) < 3 and time.monotonic() < deadline:
-            for process in _workers():
+            for process in workers():
                 # Under way: it has taken time of the processor since it began
                 if process.pid not in killed and sum(process.cpu_times()[:2]) > 0.5:
                     os.kill(process.pid, signal.SIGKILL)

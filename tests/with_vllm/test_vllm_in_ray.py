@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -17,10 +15,10 @@ import pytest
 import vllm_server
 import yaml
 from small_run import BUDGET, ROOT, SMALL, Journal, gendistill, labels
+from two_nodes import arrived, two_nodes, workers
 
 from gendistill import Config, distill
 from gendistill.config import VllmConfig
-from gendistill.engines.keeper import FILE
 from gendistill.generators.base import Reply, Request
 from gendistill.generators.vllm import VllmGenerator
 
@@ -82,38 +80,9 @@ def test_a_run_with_vllm_in_rays_workers(finished: Path) -> None:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """Two nodes of one core each."""
-    from ray.cluster_utils import Cluster
-
-    from gendistill.engines.ray import ENVIRONMENT
-
-    os.environ.update(vllm_server.environment() | ENVIRONMENT)
-    paths = [str(Path(__file__).parent), str(ROOT / "scripts"), str(ROOT), os.environ.get("PYTHONPATH", "")]
-    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    made.add_node(num_cpus=1)
-    try:
+    os.environ.update(vllm_server.environment())
+    with two_nodes(Path(__file__).parent, ROOT / "scripts", ROOT / "tests", ROOT) as made:
         yield made
-    finally:
-        ray.shutdown()
-        made.shutdown()
-
-
-def workers() -> list[psutil.Process]:
-    """Ray's workers that take shards through stages, of the nodes that this process has started."""
-    return [p for p in psutil.Process().children(recursive=True) if p.cmdline()[:1] and "MapWorker" in p.cmdline()[0]]
-
-
-def arrived(out: Path) -> set[str]:
-    """Ids of the requests whose replies are kept: on their way to a shard, or in one."""
-    from pyarrow import parquet
-
-    found: set[str] = set()
-    with contextlib.suppress(sqlite3.OperationalError), sqlite3.connect(out / FILE) as db:
-        found = {id for (id,) in db.execute("SELECT request_id FROM replies")}
-    for path in (out / "shards").glob("round-*/replies/*.parquet"):
-        found |= set(parquet.read_table(path, columns=["request"]).column(0).to_pylist())
-    return found
 
 
 def test_killed_workers_leave_no_engine_and_the_set_is_that_of_the_local_engine(
