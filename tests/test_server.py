@@ -17,7 +17,6 @@ from fault_server import Running, serving
 
 from gendistill.errors import ConfigError, GenerationError
 from gendistill.generators.base import Reply, Request
-from gendistill.generators.exchange import READY_MOST
 from gendistill.generators.server import ServerGenerator
 
 PROMPT = "Category: food\n\n- The bread and the soup were good.\n-"
@@ -296,7 +295,7 @@ def test_the_clock_of_the_machine_may_jump(
 
 def test_whoever_stops_taking_leaves_no_thread_and_no_flood(tmp_path: Path) -> None:
     with serving(tmp_path, delay=0.01) as server:
-        one = generator(server.url)
+        one = generator(server.url, concurrency=50)
         replies = one.generate(Request(f"r{i}", PROMPT, None, i, 40, 0.9, 50, 0.95) for i in range(10**7))
         next(replies)
         calls = [-1, stats(server)["calls"]]
@@ -305,7 +304,7 @@ def test_whoever_stops_taking_leaves_no_thread_and_no_flood(tmp_path: Path) -> N
                 break
             time.sleep(1.0)
             calls.append(stats(server)["calls"])
-        assert calls[-1] == calls[-2] < 4 * READY_MOST
+        assert calls[-1] == calls[-2] <= 50
         replies.close()  # type: ignore[attr-defined]
         assert "gendistill-generator" not in {thread.name for thread in threading.enumerate()}
 

@@ -36,14 +36,17 @@ def two_nodes(*paths: Path) -> Iterator[Any]:
         made.shutdown()
 
 
-def workers() -> list[psutil.Process]:
+def workers(node: int | None = None) -> list[psutil.Process]:
     """Ray's workers that take shards through stages, those that were there longest first; of this process's clusters
-    alone, for others may be on the machine."""
+    alone, for others may be on the machine.
+
+    :param node: the process of a node's raylet: of that node alone.
+    """
     found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             line = process.cmdline() or [""]
-            if line[0].startswith("ray::MapWorker"):
+            if line[0].startswith("ray::MapWorker") and node in (None, process.ppid()):
                 found.append((process.create_time(), process.pid, process))
     return [process for *_, process in sorted(found)]
 

@@ -47,7 +47,7 @@ WORKERS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 # Of a core, for each worker of a kind: so little that all have a place however they are spread over nodes, and so much
 # that students are no more than cores
 CORES = {"write": 0.02, "work": 0.02, "look": 0.6}
-WAIT_S = 600  # for the cluster to have room for the workers
+WAIT_S = 300  # for the cluster to have room for the workers
 VAIN = 3  # times that everything may be lost before anything is done, be it one reply
 
 
@@ -100,6 +100,8 @@ class RayRunner:
                         yield int(row["shard"]), told
             except self.ray.exceptions.RayError as error:
                 reason = f" ({_last_line(error)})"
+            if left:
+                _settle(self.ray)
             vain = vain + 1 if (len(left), self._kept()) == before else 0
             if vain == VAIN:
                 raise RunError(
@@ -304,7 +306,6 @@ def _quiet(ray: Any) -> None:
 
 def _everywhere(ray: Any, storage: str | None = None, probe: str = "") -> list[tuple[str, str, bool]]:
     """(version of gendistill, host, whether a file of the storage is seen), of each node."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     def about() -> tuple[str, str, bool]:
         # Sent by value, so that a node with another gendistill, or none, can say so
@@ -320,18 +321,31 @@ def _everywhere(ray: Any, storage: str | None = None, probe: str = "") -> list[t
 
         return __version__, socket.gethostname(), Storage(storage).text(probe) is not None
 
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    task = ray.remote(num_cpus=0, max_retries=0)(about)
-    asked = [
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote() for node in nodes
-    ]
     said = []
-    for node, reference in zip(nodes, asked, strict=True):
+    for node, reference in _ask_nodes(ray, about).items():
         try:
             said.append(ray.get(reference, timeout=PROBE_S))
         except Exception as error:
             raise RunError(f"--engine ray: node {node[:8]} does not answer ({_last_line(error)})") from error
     return said
+
+
+def _ask_nodes(ray: Any, about: Callable[[], Any]) -> dict[str, Any]:
+    """A reference to what the function gives on each node that Ray takes for alive, by the node's name."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task = ray.remote(num_cpus=0, max_retries=0)(about)
+    return {
+        node: task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
+        for node in (node["NodeID"] for node in ray.nodes() if node["Alive"])
+    }
+
+
+def _settle(ray: Any) -> None:
+    """Wait until each node has answered, or Ray has seen that it is gone: until then it counts a lost node's cores, and
+    workers meant for them would wait for a place that is no more."""
+    asked = list(_ask_nodes(ray, _nothing).values())
+    ray.wait(asked, num_returns=len(asked), timeout=PROBE_S, fetch_local=False)
 
 
 def _same_version(ray: Any) -> None:

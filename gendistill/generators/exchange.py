@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -14,27 +13,30 @@ from gendistill.generators.base import Reply
 
 T = TypeVar("T")
 
-READY_MOST = 2048  # replies that wait to be taken; no new calls are begun above it
 JOIN_S = 10.0
 
 
 class Exchange:
-    """Replies on their way; ``put`` and ``full`` belong to the event loop, ``taken`` to the other thread."""
+    """Replies on their way; ``put`` and ``behind`` belong to the event loop, ``taken`` to the other thread."""
 
     def __init__(self, on_room: Callable[[], None]) -> None:
-        """:param on_room: called in the taking thread when there is room again."""
-        self._ready: deque[Reply] = deque()
+        """:param on_room: called in the taking thread when it is done with what it took."""
+        self._ready: list[Sequence[Reply]] = []
         self._changed = threading.Condition()
+        self._behind = 0
         self._ended = False
         self._on_room = on_room
 
     @property
-    def full(self) -> bool:
-        return len(self._ready) >= READY_MOST
+    def behind(self) -> int:
+        """Calls whose replies have come and are not yet kept: whoever takes them asks for more when that is done."""
+        return self._behind
 
     def put(self, replies: Sequence[Reply]) -> None:
+        """Those of one call."""
         with self._changed:
-            self._ready.extend(replies)
+            self._ready.append(replies)
+            self._behind += 1
             self._changed.notify()
 
     def end(self) -> None:
@@ -48,11 +50,12 @@ class Exchange:
             with self._changed:
                 while not self._ready and not self._ended:
                     self._changed.wait()
-                replies = list(self._ready)
-                self._ready.clear()
-            if not replies:
+                calls, self._ready = self._ready, []
+            if not calls:
                 return
-            yield replies
+            yield [reply for replies in calls for reply in replies]
+            with self._changed:
+                self._behind -= len(calls)
             self._on_room()
 
 
@@ -61,7 +64,7 @@ def in_thread(work: Callable[[Exchange, asyncio.Event], Coroutine[Any, Any, None
 
     Closing the iterator, or an exception in its caller, cancels the coroutine.
 
-    :param work: is given the exchange, and an event that is set whenever there is room in it again.
+    :param work: is given the exchange, and an event that is set whenever what was taken is kept.
     """
     loop = asyncio.new_event_loop()
     wake = asyncio.Event()

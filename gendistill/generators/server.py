@@ -261,6 +261,7 @@ class _Drive:
         self.endpoints = [
             _Endpoint(url, Flow(most=generator.concurrency, backoff_s=generator.backoff_s)) for url in generator.urls
         ]
+        self.most = generator.concurrency * len(generator.urls)
         self.ready: deque[_Job] = deque()  # to be asked again
         self.waiting = 0  # jobs whose time to be asked again has not come
         self.tasks: set[asyncio.Task[None]] = set()
@@ -293,7 +294,8 @@ class _Drive:
                     await asyncio.gather(*self.tasks, return_exceptions=True)
 
     def _start_all(self, session: aiohttp.ClientSession, loop: asyncio.AbstractEventLoop) -> None:
-        while not self.exchange.full:
+        # A reply that is not kept yet is as good as on its way: a kill takes both
+        while len(self.tasks) + self.exchange.behind < self.most:
             free = [endpoint for endpoint in self.endpoints if endpoint.flow.room]
             if not free:
                 break
