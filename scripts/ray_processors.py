@@ -9,8 +9,9 @@ those that nobody waits for any more, and counts by prompt. Each job is a proces
 of JSON for each job, then tables.
 
 speed: requests a second, and calls in flight.
-kills: SIGKILL to every worker that writes, when 20, 40 and 60 % are answered; how many prompts are asked for again, and
-    how many of them had been answered to a worker already, and so are paid twice. A job that fails is started again.
+kills: SIGKILL to every worker that writes, when 20, 40 and 60 % are answered; how many prompts are asked for again, how
+    many of them had been answered to a worker that was alive, and so are paid twice, and how many were answered in the
+    instant that the system takes to close a killed worker's connections. A job that fails is started again.
 faults: one prompt that is answered with 400, with 503 every time, or with 429 and a Retry-After of two seconds.
 addresses: two servers.
 """
@@ -119,6 +120,7 @@ class Server:
         self.asked: Counter[int] = Counter()
         self.answered: set[int] = set()
         self.twice: set[int] = set()  # asked for when they were answered already
+        self.kills = self.late = 0  # answers to workers that had been killed
         self.at_times: list[float] = []  # that the prompt with the fault was asked for
         self.busy = self.most = 0
         self.first = self.last = 0.0
@@ -126,7 +128,7 @@ class Server:
     async def complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         number = int(body["messages"][0]["content"].split()[0])
-        self.first = self.first or time.monotonic()
+        self.first, kills = self.first or time.monotonic(), self.kills
         self.asked[number] += 1
         if number in self.answered:
             self.twice.add(number)
@@ -147,10 +149,18 @@ class Server:
         with contextlib.suppress(ConnectionError):
             await response.prepare(request)
             await response.write_eof()
-            if request.transport is not None and not request.transport.is_closing():  # whoever asked is alive
-                self.answered.add(number)
-                self.last = time.monotonic()
+            if request.transport is not None and not request.transport.is_closing():
+                if kills == self.kills:  # whoever asked is alive
+                    self.answered.add(number)
+                    self.last = time.monotonic()
+                else:
+                    self.late += 1
         return response
+
+    async def killed(self, _: web.Request) -> web.Response:
+        """All who have asked so far are no more."""
+        self.kills += 1
+        return web.Response()
 
     def _refusal(self) -> web.Response | None:
         self.at_times.append(time.monotonic())
@@ -167,6 +177,7 @@ class Server:
             "answered": len(self.answered),
             "again": sum(count > 1 for count in self.asked.values()),
             "paid_twice": len(self.twice),
+            "answered_late": self.late,
             "most_in_flight": self.most,
             "writing_s": round(self.last - self.first, 2),
             "fault_asked_at_s": [round(at - self.at_times[0], 2) for at in self.at_times],
@@ -179,7 +190,13 @@ def serve(pipe: Connection, settings: dict[str, Any]) -> None:
 
     async def go() -> None:
         server, app = Server(**settings), web.Application()
-        app.add_routes([web.post("/v1/chat/completions", server.complete), web.get("/stats", server.stats)])
+        app.add_routes(
+            [
+                web.post("/v1/chat/completions", server.complete),
+                web.get("/stats", server.stats),
+                web.post("/killed", server.killed),
+            ]
+        )
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True)  # as vLLM ends what nobody waits for
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
@@ -370,6 +387,7 @@ def disturb(job: subprocess.Popen[bytes], url: str, count: int) -> list[dict[str
         workers = writers_of(psutil.Process(job.pid))
         for worker in workers:
             worker.kill()
+        urllib.request.urlopen(f"{url}/killed", data=b"", timeout=30).close()
         done.append({"answered": answered, "killed": len(workers)})
     return done
 
@@ -408,7 +426,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 SHOWN = {
     "speed": ("requests_a_second", "most_in_flight", "writing_s", "job_s", "texts"),
-    "kills": ("again", "paid_twice", "most_in_flight", "starts", "texts", "raised", "job_s"),
+    "kills": ("again", "paid_twice", "answered_late", "most_in_flight", "starts", "texts", "raised", "job_s"),
     "faults": ("fault", "keep_going", "texts", "rows_with_error", "starts", "raised", "fault_asked_at_s"),
     "addresses": ("calls", "texts", "raised"),
 }
