@@ -234,16 +234,20 @@ def request_of(number: int) -> Request:
 
 
 class Plan:
-    """What a ``Write`` stage asks of a round's plan; every request with a prompt of its own."""
+    """What a ``Write`` stage asks of a round's plan; every request with a prompt of its own.
+
+    :param request: gives that of a number.
+    """
 
     round = 1
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, request: Callable[[int], Request] = request_of) -> None:
         self.size = self.groups = count
+        self.request = request
         self.config = Config(generator=GeneratorConfig(samples_per_prompt=1))
 
     def requests(self, groups: range) -> list[Planned]:
-        return [Planned(request_of(number), 0, number, "", ()) for number in groups]
+        return [Planned(self.request(number), 0, number, "", ()) for number in groups]
 
 
 class Unwatched(GarbageWatch):

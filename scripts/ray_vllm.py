@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import logging
 import os
-import signal
 import statistics
 import tempfile
 import threading
@@ -24,7 +23,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -34,6 +32,7 @@ import vllm_server
 from ray.data.checkpoint import CheckpointConfig
 from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 from ray.llm._internal.batch.stages.vllm_engine_stage import vLLMEngineStageUDF
+from ray_processors import Plan, Unwatched, writers_of
 from server_throughput import prompts
 
 from gendistill.config import EngineConfig, GeneratorConfig, VllmConfig
@@ -45,7 +44,6 @@ from gendistill.engines.tables import replies_of
 from gendistill.generators.base import Reply, Request
 from gendistill.generators.vllm import VllmGenerator
 from gendistill.models import resolve
-from gendistill.store import Planned
 
 BATCH = 32  # rows of theirs that come back together
 ENGINE = {"dtype": "bfloat16", "max_model_len": vllm_server.CONTEXT, "enforce_eager": True}
@@ -87,18 +85,11 @@ def ours(folder: Path, log: Path, model: str, texts: Sequence[str], tokens: int)
     """(id, tokens completed) of every row, by the first stage of ``--engine ray``."""
     generator = Ours(model, mode="base", structured=False, engine=VllmConfig(**ENGINE))
     generator.log = log
-    planned = [
-        Planned(Request(f"r{i}", text, None, i, tokens, 0.0, 0, 1.0), 0, i, "", ()) for i, text in enumerate(texts)
-    ]
-    settings = SimpleNamespace(generator=SimpleNamespace(samples_per_prompt=1))
-    plan: Any = SimpleNamespace(round=1, groups=len(texts), config=settings)
-    plan.requests = lambda rows: planned[rows.start : rows.stop]
-    silent: Any = SimpleNamespace(see=lambda label, reply: None, check=lambda: None)
-    silent.fresh = lambda: silent
-    job = Job(plan, Storage(str(folder)), 1024)
+    plan = Plan(len(texts), lambda number: Request(f"r{number}", texts[number], None, number, tokens, 0.0, 0, 1.0))
+    job = Job(plan, Storage(str(folder)), 1024)  # type: ignore[arg-type]
     runner = RayRunner(EngineConfig(kind="ray", writers=1), GeneratorConfig(kind="vllm", model=model))
     with runner.keeper(folder / "keeper.db") as keeper:
-        for _ in runner.run([Step(partial(Write, job, keeper, generator, silent), "write")], range(job.shards)):
+        for _ in runner.run([Step(partial(Write, job, keeper, generator, Unwatched()), "write")], range(job.shards)):
             pass
     found = [reply for shard in range(job.shards) for reply in replies_of(job.storage.read(job.name("replies", shard)))]
     return [(reply.request_id, reply.completion_tokens) for reply in found]
@@ -130,9 +121,8 @@ def kill(log: Path, after: int) -> None:
     """SIGKILL to the process with the engine, when there are so many answers."""
     while not log.exists() or log.read_text(encoding="utf-8").count("answered") < after:
         time.sleep(0.05)
-    for process in psutil.Process().children(recursive=True):
-        if "MapWorker" in process.cmdline()[0]:
-            os.kill(process.pid, signal.SIGKILL)
+    for process in writers_of(psutil.Process()):
+        process.kill()
     note(log, "killed", "-")
 
 
